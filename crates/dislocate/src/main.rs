@@ -1,0 +1,4 @@
+//! The `dislocate` program.
+#![forbid(unsafe_code)]
+
+fn main() {}
