@@ -1,0 +1,147 @@
+//! Panic: deciding, per zone, that so few backends are left that the evidence against the others must be wrong.
+//!
+//! A check that fails everywhere is more often a broken check than a broken zone, and sending everything to the few
+//! that pass would break those as well (Envoy's panic threshold; Facebook 2021-10). Judged at most every 100 ms, or at
+//! once after an ejection or readmission, so that a pick costs two loads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::backend::Gate;
+use crate::set::Level;
+use crate::{Availability, Backend, BackendSet, Zone};
+
+/// The judgement over one set.
+#[derive(Debug)]
+pub(crate) struct Review {
+    /// One entry for each zone of each level.
+    groups: Vec<Group>,
+    /// Backend index → group index.
+    group_of: Vec<u32>,
+    /// The lowest level with a backend that may be picked, or [`NO_LEVEL`].
+    level: AtomicUsize,
+    /// Whether that level has a zone with such a backend that is not in panic.
+    calm: AtomicBool,
+    due_ms: AtomicU64,
+    events: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Group {
+    level: usize,
+    zone: Zone,
+    panicking: AtomicBool,
+}
+
+/// Which backends a first pick may choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Those that may be picked, in zones of this level that are not in panic.
+    Calm { level: usize },
+    /// All of this level that are not draining: every zone with somebody left is in panic.
+    Panic { level: usize },
+    /// Nobody anywhere may be picked; all that are not draining.
+    Desperate,
+}
+
+impl Review {
+    pub(crate) fn new(backends: &[Arc<Backend>], levels: &[Level]) -> Self {
+        let mut groups: Vec<Group> = Vec::new();
+        let mut group_of = Vec::with_capacity(backends.len());
+        for (level, Level { range, .. }) in levels.iter().enumerate() {
+            let first = groups.len();
+            let mut by_zone = std::collections::HashMap::new();
+            for backend in &backends[range.clone()] {
+                let at = *by_zone.entry(backend.zone()).or_insert_with(|| {
+                    groups.push(Group { level, zone: backend.zone().clone(), panicking: AtomicBool::new(false) });
+                    groups.len() - 1
+                });
+                debug_assert!(at >= first, "a group belongs to one level");
+                group_of.push(at as u32);
+            }
+        }
+        Self {
+            groups,
+            group_of,
+            level: AtomicUsize::new(NO_LEVEL),
+            calm: AtomicBool::new(false),
+            due_ms: AtomicU64::new(0),
+            events: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// Judges anew if the time has come or something happened.
+    pub(crate) fn refresh(&self, set: &BackendSet, now_ms: u64) {
+        let events = set.shared().events.load(Relaxed);
+        let fresh = events == self.events.load(Relaxed) && now_ms < self.due_ms.load(Relaxed);
+        if fresh {
+            return;
+        }
+        // Stored first: an event while this runs makes the next pick judge again.
+        self.events.store(events, Relaxed);
+        self.due_ms.store(now_ms + INTERVAL_MS, Relaxed);
+        self.judge(set, now_ms);
+    }
+
+    fn judge(&self, set: &BackendSet, now_ms: u64) {
+        let mut counts = vec![Count::default(); self.groups.len()];
+        for (backend, &group) in set.backends().iter().zip(&self.group_of) {
+            counts[group as usize].add(backend, now_ms);
+        }
+        let threshold = u32::from(set.settings().panic_threshold);
+        for (group, count) in self.groups.iter().zip(&counts) {
+            group.panicking.store(count.panicking(threshold), Relaxed);
+        }
+        let occupied = || self.groups.iter().zip(&counts).filter(|(_, count)| count.pickable > 0);
+        let level = occupied().map(|(group, _)| group.level).min().unwrap_or(NO_LEVEL);
+        let calm = occupied().any(|(group, count)| group.level == level && !count.panicking(threshold));
+        self.level.store(level, Relaxed);
+        self.calm.store(calm, Relaxed);
+    }
+
+    pub(crate) fn scope(&self) -> Scope {
+        match (self.level.load(Relaxed), self.calm.load(Relaxed)) {
+            (NO_LEVEL, _) => Scope::Desperate,
+            (level, true) => Scope::Calm { level },
+            (level, false) => Scope::Panic { level },
+        }
+    }
+
+    /// Whether the zone of the backend at `at` is in panic on its level.
+    pub(crate) fn panicking(&self, at: usize) -> bool {
+        self.groups[self.group_of[at] as usize].panicking.load(Relaxed)
+    }
+
+    pub(crate) fn zones(&self) -> impl Iterator<Item = (&Zone, bool)> {
+        self.groups.iter().map(|group| (&group.zone, group.panicking.load(Relaxed)))
+    }
+}
+
+/// What there is in one zone of one level.
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    /// Not draining.
+    members: u32,
+    /// Of these, in full service.
+    healthy: u32,
+    /// Of these, in service or due for a trial.
+    pickable: u32,
+}
+
+impl Count {
+    fn add(&mut self, backend: &Backend, now_ms: u64) {
+        let availability = backend.availability();
+        let gate = backend.state().gate(now_ms);
+        self.members += u32::from(availability != Availability::Draining);
+        self.healthy += u32::from(availability == Availability::Up && gate == Gate::Open);
+        self.pickable += u32::from(availability == Availability::Up && matches!(gate, Gate::Open | Gate::TrialDue));
+    }
+
+    fn panicking(self, threshold_percent: u32) -> bool {
+        self.healthy * 100 < self.members * threshold_percent
+    }
+}
+
+const NO_LEVEL: usize = usize::MAX;
+/// How old a judgement may be when nothing was heard: the end of an ejection is not an event.
+const INTERVAL_MS: u64 = 100;
