@@ -1,2 +1,32 @@
-//! Placeholder while the skeleton is laid.
+//! The data plane of dislocate: listeners, and the sessions that they bring.
+//!
+//! A connection's way through the files: [`accept`] takes it, [`limits`] permits it, [`session`] picks a backend from
+//! the live set and has [`connect`] reach it, [`relay`] moves its bytes as [`flow`] says, and [`record`] tells the end.
+//! Each worker ([`worker`]) does all of that on one thread with its own sockets; [`proxy`] is the handle that the
+//! program holds.
 #![forbid(unsafe_code)]
+
+mod accept;
+mod bind;
+mod connect;
+mod flow;
+mod leg;
+mod limits;
+mod listener;
+mod pipe;
+mod proxy;
+mod record;
+mod relay;
+mod session;
+mod stats;
+mod worker;
+
+pub use accept::AcceptError;
+pub use bind::{Bind, BindError};
+pub use limits::Limit;
+pub use listener::{Listener, ListenerSettings};
+pub use pipe::PipeCounters;
+pub use proxy::{ListenerSpec, ListenerView, Options, Proxy};
+pub use record::{Peer, Reason, Record, RecordSink};
+pub use session::SessionView;
+pub use stats::{CrossZone, ListenerStats};

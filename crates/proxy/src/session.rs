@@ -1,0 +1,417 @@
+//! One TCP connection through us, from accept to its record.
+//!
+//! ```text
+//!   accepted ──▶ permit? ──▶ pick ──▶ connect ──▶ relay ──▶ ended
+//!                  │ no       ▲          │ failed    │
+//!                  │          └── retry ─┤           │
+//!                  ▼                     ▼           ▼
+//!               refused (reset)      given up     one record, one count, everything closed: Owner::drop
+//! ```
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use balance::{Backend, ConnectFailure, Lease, Pick, source_key};
+use rustix::io::Errno;
+
+use crate::connect::{ConnectError, LocalFailure, connect};
+use crate::leg::Leg;
+use crate::limits::{Limit, Permit};
+use crate::listener::{Listener, ListenerSettings};
+use crate::record::{Peer, Reason, Record};
+use crate::relay::{Opening, Progress, Relay, Side};
+use crate::worker::Worker;
+
+/// A session as its worker's registry sees it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    worker: Rc<Worker>,
+    listener: Arc<Listener>,
+    settings: Arc<ListenerSettings>,
+    id: u64,
+    peer: Peer,
+    accepted: Instant,
+    client: Leg,
+    backend: OnceCell<Leg>,
+    /// The backend in use; while none is reached, the last one tried.
+    lease: RefCell<Option<Lease>>,
+    /// From established on.
+    established: Cell<Option<Instant>>,
+    connect: Cell<Option<Duration>>,
+    first_byte: Cell<Option<Duration>>,
+    /// When a byte last moved.
+    active_ms: Cell<u64>,
+    half_closed: Cell<bool>,
+    /// Whether the backend's socket has its keepalive and user timeout.
+    lively: Cell<bool>,
+    attempts: Cell<u32>,
+    moved: Cell<Bytes>,
+    reported: Cell<Bytes>,
+    /// Why it is to end, once that is known.
+    reason: Cell<Option<Reason>>,
+    _permit: Option<Permit>,
+}
+
+/// Bytes of both directions.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bytes {
+    received: u64,
+    sent: u64,
+    spliced: u64,
+}
+
+/// A session's line in `/v1/sessions`.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    /// Unique in this process.
+    pub session: u64,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// Who came.
+    pub client: Peer,
+    /// Where it went, once it is connected.
+    pub backend: Option<Arc<Backend>>,
+    /// Since it was accepted.
+    pub age: Duration,
+    /// Since a byte moved.
+    pub idle: Duration,
+    /// Bytes of the client so far.
+    pub received_bytes: u64,
+    /// Bytes of the backend so far.
+    pub sent_bytes: u64,
+}
+
+/// The one owner of a session. Dropping it ends the session, whatever came before: counts it, records it, takes it out
+/// of the registry, and closes what is open.
+struct Owner {
+    session: Rc<Session>,
+    key: usize,
+}
+
+/// Begins the session of an accepted connection; one without a permit ends at once, by a reset.
+pub(crate) fn start(
+    worker: &Rc<Worker>,
+    listener: &Arc<Listener>,
+    settings: Arc<ListenerSettings>,
+    client: Leg,
+    peer: Peer,
+    permit: Result<Permit, Limit>,
+) {
+    listener.stats(worker.index()).count_opened();
+    let (permit, refused) = match permit {
+        Ok(permit) => (Some(permit), None),
+        Err(limit) => (None, Some(limit)),
+    };
+    let accepted = Instant::now();
+    let session = Rc::new(Session {
+        worker: Rc::clone(worker),
+        listener: Arc::clone(listener),
+        settings,
+        id: worker.next_id(),
+        peer,
+        accepted,
+        client,
+        backend: OnceCell::new(),
+        lease: RefCell::default(),
+        established: Cell::default(),
+        connect: Cell::default(),
+        first_byte: Cell::default(),
+        active_ms: Cell::new(worker.epoch().millis(accepted)),
+        half_closed: Cell::default(),
+        lively: Cell::default(),
+        attempts: Cell::default(),
+        moved: Cell::default(),
+        reported: Cell::default(),
+        reason: Cell::new(refused.map(reason_of_limit)),
+        _permit: permit,
+    });
+    let key = worker.register(&session);
+    let owner = Owner { session, key };
+    match refused {
+        Some(limit) => listener.stats(worker.index()).count_refused(limit),
+        None => worker.attach(key, tokio::task::spawn_local(run(owner)).abort_handle()),
+    }
+}
+
+async fn run(owner: Owner) {
+    let session = &owner.session;
+    let reason = match reach(session).await {
+        Ok(()) => session.relay().await,
+        Err(reason) => reason,
+    };
+    session.reason.set(Some(reason));
+}
+
+/// Finds a backend that answers, unless the client goes away before.
+async fn reach(session: &Session) -> Result<(), Reason> {
+    tokio::select! {
+        biased;
+        reached = session.try_backends() => reached,
+        _error = poll_fn(|cx| session.client.poll_reset(cx)) => Err(Reason::ClientGone),
+    }
+}
+
+impl Session {
+    /// Tries backends until one answers, within the listener's retries and the service's budget.
+    async fn try_backends(&self) -> Result<(), Reason> {
+        let mut tried: Vec<Arc<Backend>> = Vec::new();
+        let mut last = Reason::NoBackend;
+        let set = self.settings.backends.load();
+        set.retry_budget().deposit(self.worker.now_ms());
+        drop(set);
+        loop {
+            let Some(lease) = self.pick(&tried) else { return Err(last) };
+            let backend = Arc::clone(lease.backend());
+            *self.lease.borrow_mut() = Some(lease);
+            self.attempts.set(self.attempts.get() + 1);
+            let begun = Instant::now();
+            let failure = match connect(backend.address(), self.settings.connect_timeout).await {
+                Ok(leg) => {
+                    self.established(leg, begun);
+                    return Ok(());
+                }
+                Err(ConnectError::Backend(failure, error)) => {
+                    self.blame(failure, &error);
+                    last = reason_of_connect(failure);
+                    Some(failure)
+                }
+                Err(ConnectError::Local(failure, error)) => {
+                    self.complain(failure, &error);
+                    last = reason_of_local(failure);
+                    None
+                }
+            };
+            // Nothing that we lack as a whole is to be found at another backend.
+            if matches!(last, Reason::NoDescriptor | Reason::LocalError)
+                || tried.len() >= self.settings.retries as usize
+            {
+                return Err(last);
+            }
+            if !self.settings.backends.load().retry_budget().withdraw(self.worker.now_ms()) {
+                return Err(Reason::RetryBudget);
+            }
+            self.listener.stats(self.worker.index()).count_retry(failure);
+            tried.push(backend);
+        }
+    }
+
+    fn pick(&self, tried: &[Arc<Backend>]) -> Option<Lease> {
+        let source = match self.peer {
+            Peer::Inet(addr) => source_key(addr.ip()),
+            Peer::Unix => 0,
+        };
+        let set = self.settings.backends.load();
+        match set.pick(self.worker.now_ms(), source, tried, &mut self.worker.rng()) {
+            Pick::Backend(lease) => Some(lease),
+            Pick::Refuse => None,
+        }
+    }
+
+    fn established(&self, leg: Leg, begun: Instant) {
+        let now = Instant::now();
+        let took = now - begun;
+        let now_ms = self.worker.epoch().millis(now);
+        if let Some(lease) = self.lease.borrow_mut().as_mut() {
+            lease.connected(now_ms, took, &mut self.worker.rng());
+        }
+        self.connect.set(Some(took));
+        self.established.set(Some(now));
+        self.active_ms.set(now_ms);
+        self.backend.set(leg).expect("a session reaches one backend");
+    }
+
+    /// Counts a failed connection against its backend.
+    fn blame(&self, failure: ConnectFailure, error: &io::Error) {
+        let Some(lease) = self.lease.borrow_mut().take() else { return };
+        let backend = Arc::clone(lease.backend());
+        let now_ms = self.worker.now_ms();
+        let set = self.settings.backends.load();
+        if set.connect_failed(lease, now_ms, failure, &mut self.worker.rng()) {
+            let (service, address) = (&*self.settings.service, backend.address());
+            tracing::info!(service, backend = %address, %error, "ejected a backend that cannot be reached");
+        }
+        *self.lease.borrow_mut() = None;
+    }
+
+    fn complain(&self, failure: LocalFailure, error: &io::Error) {
+        let backend = self.lease.borrow_mut().take().map(|lease| lease.backend().address().to_string());
+        let backend = backend.unwrap_or_default();
+        self.worker.complain(|| {
+            tracing::warn!(service = &*self.settings.service, backend, ?failure, %error, "cannot open a connection");
+        });
+    }
+
+    async fn relay(&self) -> Reason {
+        let backend = self.backend.get().expect("the relay begins when a backend is reached");
+        let opening = Opening { splice: self.settings.splice, ..Opening::default() };
+        match Relay::new(&self.client, backend, self.worker.tools(), self, opening).await {
+            Ok(()) => {
+                self.client.release();
+                backend.release();
+                Reason::Closed
+            }
+            Err((side, error)) => reason_of_relay(side, &error),
+        }
+    }
+
+    /// What the worker looks at now and then: reports bytes, arms the kernel's own timers, and says why to cut the
+    /// session if it was silent for too long.
+    pub(crate) fn inspect(&self, now_ms: u64) -> Option<Reason> {
+        let backend = self.backend.get()?;
+        self.report_bytes();
+        if !self.lively.replace(true) {
+            backend.set_liveness(self.settings.keepalive, self.settings.user_timeout);
+        }
+        let silent = Duration::from_millis(now_ms.saturating_sub(self.active_ms.get()));
+        let (limit, reason) = match self.half_closed.get() {
+            true => (self.settings.half_close_timeout, Reason::HalfCloseTimeout),
+            false => (self.settings.idle_timeout, Reason::IdleTimeout),
+        };
+        (silent >= limit).then_some(reason)
+    }
+
+    /// Names the end that is about to come.
+    pub(crate) fn condemn(&self, reason: Reason) {
+        self.reason.set(Some(reason));
+    }
+
+    /// The shorter of its two silences.
+    pub(crate) fn view(&self, now: Instant) -> SessionView {
+        let idle_ms = self.worker.epoch().millis(now).saturating_sub(self.active_ms.get());
+        let backend = self.backend.get().and(self.lease.borrow().as_ref().map(|lease| Arc::clone(lease.backend())));
+        SessionView {
+            session: self.id,
+            listener: self.listener.shared_name(),
+            client: self.peer,
+            backend,
+            age: now.saturating_duration_since(self.accepted),
+            idle: Duration::from_millis(idle_ms),
+            received_bytes: self.moved.get().received,
+            sent_bytes: self.moved.get().sent,
+        }
+    }
+
+    /// Adds what moved since the last report to the counters.
+    fn report_bytes(&self) {
+        let (now, before) = (self.moved.get(), self.reported.replace(self.moved.get()));
+        let (received, sent) = (now.received - before.received, now.sent - before.sent);
+        if received + sent == 0 {
+            return;
+        }
+        self.listener.stats(self.worker.index()).count_bytes(received, sent, now.spliced - before.spliced);
+        if let Some(lease) = self.lease.borrow().as_ref() {
+            lease.backend().state().add_bytes(sent, received);
+            let (home, away) = (self.worker.zone(), lease.backend().zone());
+            self.worker.cross_zone().add(home, away, received);
+            self.worker.cross_zone().add(away, home, sent);
+        }
+    }
+
+    fn record(&self, lasted: Duration, reason: Reason) -> Record {
+        let lease = self.lease.borrow();
+        let backend = lease.as_ref().map(|lease| lease.backend());
+        let bytes = self.moved.get();
+        Record {
+            accepted: SystemTime::now() - lasted,
+            session: self.id,
+            listener: self.listener.shared_name(),
+            protocol: match self.peer {
+                Peer::Inet(_) => "tcp",
+                Peer::Unix => "stream",
+            },
+            client: self.peer,
+            local: self.client.local_addr(),
+            service: Arc::clone(&self.settings.service),
+            backend: backend.map(|backend| backend.address().clone()),
+            zone: backend.map(|backend| backend.zone().clone()),
+            pick: lease.as_ref().map(Lease::reason),
+            attempts: self.attempts.get(),
+            connect: self.connect.get(),
+            first_byte: self.first_byte.get(),
+            duration: lasted,
+            received_bytes: bytes.received,
+            sent_bytes: bytes.sent,
+            spliced_bytes: bytes.spliced,
+            reason,
+        }
+    }
+}
+
+impl Progress for Session {
+    fn moved(&self, up: (u64, u64), down: (u64, u64)) {
+        let now = Instant::now();
+        self.active_ms.set(self.worker.epoch().millis(now));
+        if down.0 > 0 && self.moved.get().sent == 0 {
+            let first_byte = self.established.get().map(|established| now - established);
+            self.first_byte.set(first_byte);
+            if let (Some(took), Some(lease)) = (first_byte, self.lease.borrow().as_ref()) {
+                lease.backend().state().first_byte_seconds().observe(took);
+            }
+        }
+        self.moved.set(Bytes { received: up.0, sent: down.0, spliced: up.1 + down.1 });
+    }
+
+    fn half_closed(&self) {
+        self.half_closed.set(true);
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let session = &self.session;
+        session.worker.deregister(self.key);
+        // Only a panic or a runtime that goes down under the session leaves no reason.
+        let reason = session.reason.get().unwrap_or(Reason::Internal);
+        let lasted = session.accepted.elapsed();
+        session.report_bytes();
+        session.listener.stats(session.worker.index()).count_closed(reason, lasted);
+        if let Some(sink) = session.worker.sink() {
+            sink(session.record(lasted, reason));
+        }
+        // Counted down before the sockets close, so that whoever sees the end of the session also sees it counted.
+        session.lease.borrow_mut().take();
+    }
+}
+
+fn reason_of_limit(limit: Limit) -> Reason {
+    match limit {
+        Limit::Process => Reason::LimitProcess,
+        Limit::Listener => Reason::LimitListener,
+        Limit::Source => Reason::LimitSource,
+        Limit::Descriptors => Reason::LimitDescriptors,
+    }
+}
+
+fn reason_of_connect(failure: ConnectFailure) -> Reason {
+    match failure {
+        ConnectFailure::Timeout => Reason::ConnectTimeout,
+        ConnectFailure::Refused | ConnectFailure::Unreachable | ConnectFailure::Reset | ConnectFailure::Other => {
+            Reason::ConnectFailed
+        }
+    }
+}
+
+fn reason_of_local(failure: LocalFailure) -> Reason {
+    match failure {
+        LocalFailure::NoPort => Reason::NoLocalPort,
+        LocalFailure::NoDescriptor => Reason::NoDescriptor,
+        LocalFailure::Other => Reason::LocalError,
+    }
+}
+
+fn reason_of_relay(side: Side, error: &io::Error) -> Reason {
+    let silent = matches!(
+        error.raw_os_error().map(Errno::from_raw_os_error),
+        Some(Errno::TIMEDOUT | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN | Errno::NETDOWN)
+    );
+    match (side, silent) {
+        (Side::Client, true) => Reason::ClientUnreachable,
+        (Side::Client, false) => Reason::ClientReset,
+        (Side::Backend, true) => Reason::BackendUnreachable,
+        (Side::Backend, false) => Reason::BackendReset,
+    }
+}
