@@ -1,4 +1,11 @@
 //! The `dislocate` program.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use dislocate::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    cli::dispatch(Cli::parse())
+}

@@ -1,0 +1,182 @@
+//! The command line: what can be asked for, and how it is answered.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{self, Config, Report, limits};
+
+/// A layer-4 load balancer that finds its backends by itself and puts every client on the one that will answer soonest.
+#[derive(Debug, Parser)]
+#[command(name = "dislocate", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What dislocate can be asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve, in the foreground
+    Run(ConfigArgs),
+    /// Check a configuration and list everything that is wrong with it
+    Check(CheckArgs),
+    /// Show dislocate at work on this machine, without configuration
+    Demo(DemoArgs),
+    /// Print what a configuration may contain
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print completions for a shell
+    Completions {
+        /// The shell to complete for
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// Which configuration is meant.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The configuration
+    #[arg(short, long = "config", value_name = "FILE", default_value = limits::FILE)]
+    pub config: PathBuf,
+}
+
+/// How to check.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Which file.
+    #[command(flatten)]
+    pub file: ConfigArgs,
+    /// Print the problems as a JSON list, for editors and scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to show.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Run for half a minute, print a verdict, and exit with 0 or 1
+    #[arg(long)]
+    pub script: bool,
+    /// Leave the configuration that it ran in this directory
+    #[arg(long, value_name = "DIR")]
+    pub write_config: Option<PathBuf>,
+}
+
+/// What to print about configurations.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// The JSON Schema, for completion in editors
+    Schema,
+    /// A file with every key at its default, explained
+    Default,
+}
+
+/// Does what was asked, and says how it went.
+pub fn dispatch(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Run(args) => crate::run::run(&args.config),
+        Command::Check(args) => check(&args),
+        Command::Demo(args) => crate::demo::demo(&args),
+        Command::Config(ConfigCommand::Schema) => print(&format!("{:#}\n", config::schema())),
+        Command::Config(ConfigCommand::Default) => print(config::DEFAULT),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dislocate", &mut script);
+            print_bytes(&script)
+        }
+        Command::Man => manual(),
+    }
+}
+
+/// Reads a configuration for a command that needs one. Problems and warnings go to standard error.
+///
+/// *Errors*: the exit code for a configuration that cannot be used.
+pub fn load(path: &Path) -> Result<Config, ExitCode> {
+    match config::load(path) {
+        Ok(config) => {
+            explain(&config.warnings);
+            Ok(config)
+        }
+        Err(report) => {
+            explain(&report);
+            Err(ExitCode::from(USAGE))
+        }
+    }
+}
+
+/// Says on standard error why a command failed.
+pub fn fail(why: &str) -> ExitCode {
+    eprintln!("dislocate: {why}");
+    ExitCode::FAILURE
+}
+
+fn check(args: &CheckArgs) -> ExitCode {
+    let checked = config::load(&args.file.config);
+    let code = if checked.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
+    let report = checked.as_ref().map_or_else(|report| report, |config| &config.warnings);
+    let printed = match (&checked, args.json) {
+        (_, true) => print(&format!("{:#}\n", report.json())),
+        (Ok(config), false) => {
+            explain(report);
+            print(&summary(&args.file.config, config))
+        }
+        (Err(report), false) => {
+            explain(report);
+            ExitCode::SUCCESS
+        }
+    };
+    if printed == ExitCode::SUCCESS { code } else { printed }
+}
+
+fn summary(path: &Path, config: &Config) -> String {
+    let backends = config.services.iter().map(|service| service.backends.len()).sum();
+    let counts = [
+        (config.listeners.len(), "listener"),
+        (config.services.len(), "service"),
+        (backends, "backend"),
+        (config.warnings.problems().len() + config.warnings.omitted(), "warning"),
+    ];
+    let counts = counts.map(|(count, noun)| format!("{count} {noun}{}", if count == 1 { "" } else { "s" }));
+    format!("{}: ok, {}\n", path.display(), counts.join(", "))
+}
+
+fn explain(report: &Report) {
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    // Where standard error is closed there is nobody to tell; the exit code still says it.
+    let _ = std::io::stderr().write_all(report.render(colours).as_bytes());
+}
+
+fn manual() -> ExitCode {
+    let mut page = Vec::new();
+    match clap_mangen::Man::new(Cli::command().flatten_help(true)).render(&mut page) {
+        Ok(()) => print_bytes(&page),
+        Err(error) => fail(&format!("cannot write the manual page: {error}")),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    print_bytes(text.as_bytes())
+}
+
+/// Writes to standard output. A reader that has seen enough, such as `head`, is no failure.
+fn print_bytes(bytes: &[u8]) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            fail(&format!("cannot write to standard output: {error}"))
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The exit code for wrong usage and wrong configuration, the one that clap uses too.
+const USAGE: u8 = 2;

@@ -1,0 +1,188 @@
+//! The configuration after every check: nothing here can be missing, contradictory or out of bounds.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use balance::{Address, Policy, Zone};
+
+use super::report::Report;
+
+/// A whole configuration that can be run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// This process.
+    pub node: Node,
+    /// The admin API.
+    pub admin: Admin,
+    /// Where clients arrive. Names are unique, and so are addresses; at least one.
+    pub listeners: Vec<Listener>,
+    /// What clients ask for. Names are unique, and every listener's service is among them.
+    pub services: Vec<Service>,
+    /// A hash of the text, to tell a file that was touched from one that was changed. Stable within a process only.
+    pub hash: u64,
+    /// What is remarkable but not wrong; for the log and for `check`.
+    pub warnings: Report,
+}
+
+/// This process and the machine it runs on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The name in logs and metrics.
+    pub name: String,
+    /// Where this node is.
+    pub zone: Zone,
+    /// Threads that carry traffic, at least one.
+    pub workers: usize,
+    /// Sessions of the whole process; `None` is what the limit on open files allows.
+    pub max_connections: Option<NonZeroU32>,
+    /// How long sessions may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// Where session records go.
+    pub log: LogTarget,
+}
+
+/// Where session records go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LogTarget {
+    /// Standard error, with the events.
+    Stderr,
+    /// Nowhere.
+    None,
+    /// A file, to the end of which they are written.
+    File(PathBuf),
+}
+
+/// The admin API.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: AdminAddress,
+}
+
+/// Where the admin API listens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdminAddress {
+    /// A loopback address; port 0 takes any free one.
+    Tcp(SocketAddr),
+    /// A unix socket, guarded by the permissions of its directory.
+    Unix(PathBuf),
+}
+
+/// A place where clients arrive, and how their sessions are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// The name in logs and metrics.
+    pub name: String,
+    /// The addresses, ranges of ports expanded; at least one.
+    pub binds: Vec<Bind>,
+    /// The name of its service.
+    pub service: String,
+    /// Silence in both directions after which a session is ended.
+    pub idle_timeout: Duration,
+    /// Silence after one side has finished after which a session is ended.
+    pub half_close_timeout: Duration,
+    /// Silence after which TCP asks whether the peer is still there.
+    pub keepalive: Duration,
+    /// How long sent data may stay unacknowledged.
+    pub user_timeout: Duration,
+    /// How long one try to reach a backend may take.
+    pub connect_timeout: Duration,
+    /// Other backends tried after the first.
+    pub retries: u32,
+    /// Sessions of this listener, at least 1.
+    pub max_connections: u32,
+    /// Sessions of one source address; 0 is no limit.
+    pub max_connections_per_source: u32,
+    /// Whether bulk data moves by splice(2).
+    pub splice: bool,
+}
+
+/// One address of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Bind {
+    /// TCP. Port 0 takes any free one. `[::]` takes IPv4 too (`IPV6_V6ONLY` is cleared whatever the host's
+    /// `net.ipv6.bindv6only` says); every other IPv6 address takes IPv6 alone.
+    Inet(SocketAddr),
+    /// The path of a unix stream socket.
+    Unix(PathBuf),
+}
+
+/// Prints the form that the configuration takes.
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What clients ask for, and who serves it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// The name in logs and metrics.
+    pub name: String,
+    /// How a backend is chosen for a new session.
+    pub balance: Policy,
+    /// Percent of a zone's backends below which health is ignored, 0 to 100.
+    pub panic_threshold: u8,
+    /// The backends, at least one, each address once.
+    pub backends: Vec<Endpoint>,
+    /// How they are checked.
+    pub health: Health,
+}
+
+/// One backend of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Where it accepts connections.
+    pub address: Address,
+    /// Its share of the sessions, 0 to 65535; 0 is draining.
+    pub weight: u32,
+    /// Where it is; the node's zone where none was written.
+    pub zone: Zone,
+    /// 0 is used first; a backup is 1.
+    pub priority: u8,
+}
+
+/// How the backends of a service are checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// What is tried.
+    pub probe: Probe,
+    /// Time between two checks of one backend.
+    pub interval: Duration,
+    /// How long one check may take, at most the interval.
+    pub timeout: Duration,
+    /// Good checks in a row that bring a backend back, at least 1.
+    pub rise: u32,
+    /// Bad checks in a row that take a backend out, at least 1.
+    pub fall: u32,
+}
+
+/// What one check tries.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    /// Nothing: a backend is up until its sessions say otherwise.
+    None,
+    /// A connection.
+    Tcp,
+    /// A GET request.
+    Http {
+        /// What is asked for, beginning with `/`.
+        path: String,
+        /// The Host header; `None` is the backend's address.
+        host: Option<String>,
+        /// The statuses that count as good, at least one range within 100 to 599.
+        expect: Vec<RangeInclusive<u16>>,
+    },
+    /// A program, good when it exits with 0.
+    Exec {
+        /// Its absolute path, then its arguments.
+        command: Vec<String>,
+    },
+}

@@ -1,0 +1,132 @@
+//! Every default and every bound, each with where its number comes from.
+
+use std::time::Duration;
+
+/// A value's default, and the least and the most that the configuration takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounded<T> {
+    /// What holds where the key is left out.
+    pub default: T,
+    /// The least that is taken.
+    pub min: T,
+    /// The most that is taken.
+    pub max: T,
+}
+
+/// Shorthand for the table below.
+const fn bounded<T: Copy>(default: T, min: T, max: T) -> Bounded<T> {
+    Bounded { default, min, max }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The finest step of a session's clock; no timeout shorter than it could be kept.
+const TICK: Duration = Duration::from_millis(1);
+
+/// The longest timeout. A year is "never" for a session, and keeps every sum of times far from overflow.
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Silence after which a session is ended: half of the two hours after which Linux would send its first keepalive, so
+/// that a database's idle pool survives and a forgotten session does not live for ever.
+pub const IDLE_TIMEOUT: Bounded<Duration> = bounded(HOUR, TICK, YEAR);
+
+/// Silence after one side has finished: long enough for an answer to a request that ended with FIN, short enough that
+/// a side which never answers does not hold two sockets for an hour.
+pub const HALF_CLOSE_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(30), TICK, YEAR);
+
+/// Idle time before TCP keepalive probes: below the 350 seconds after which common cloud NATs forget a flow. The upper
+/// bound is the kernel's own (`MAX_TCP_KEEPIDLE`), the lower one its unit.
+pub const KEEPALIVE: Bounded<Duration> = bounded(Duration::from_secs(60), SECOND, Duration::from_secs(32_767));
+
+/// How long sent data may stay unacknowledged (`TCP_USER_TIMEOUT`): a dead peer is noticed in seconds and not in the
+/// 15 minutes of Linux's retransmissions. The kernel keeps milliseconds in an `int`, hence 24 days.
+pub const USER_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(30), TICK, Duration::from_secs(24 * 86_400));
+
+/// One try to connect: room for two lost SYNs (retransmitted after 1 and 3 seconds, RFC 6298), since a healthy backend
+/// answers within a round trip.
+pub const CONNECT_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(3), TICK, YEAR);
+
+/// Other backends tried after the first: two failures in a row are bad luck, three are an outage, which more tries
+/// would only make worse.
+pub const RETRIES: Bounded<u32> = bounded(2, 0, 10);
+
+/// Sessions of one listener: 10 000 sessions are 20 000 descriptors, which the usual hard limit of a service allows
+/// many times over. The upper bound keeps every sum of descriptors within 32 bits.
+pub const MAX_CONNECTIONS: Bounded<u32> = bounded(10_000, 1, 100_000_000);
+
+/// Sessions of one source address; 0, the default, is no limit, since clients behind one NAT share an address.
+pub const MAX_CONNECTIONS_PER_SOURCE: Bounded<u32> = bounded(0, 0, 100_000_000);
+
+/// Sessions of the process; 0, the default, is what the limit on descriptors allows.
+pub const NODE_MAX_CONNECTIONS: Bounded<u32> = bounded(0, 0, 100_000_000);
+
+/// Threads of the data plane; 0, the default, is one a core. The bound is far above any machine's cores.
+pub const WORKERS: Bounded<u32> = bounded(0, 0, 1024);
+
+/// Patience of a drain: the time that Kubernetes gives a pod to end by default.
+pub const DRAIN_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(30), Duration::ZERO, YEAR);
+
+/// Percent of a zone's backends below which health is ignored. Half of them failing at once is more often a fault of
+/// the checks than of the backends.
+pub const PANIC_THRESHOLD: Bounded<u8> = bounded(50, 0, 100);
+
+/// A backend's weight; the bound leaves room for every sum of weights in 64 bits.
+pub const WEIGHT: Bounded<u32> = bounded(1, 0, 65_535);
+
+/// Order of preference among backends: 0 is used while it can be, 1 (`backup = true`) when no 0 can.
+pub const PRIORITY: Bounded<u8> = bounded(0, 0, 127);
+
+/// Time between two checks of one backend: a failure is seen within `fall` times this, at a load of one connection
+/// every five seconds a backend. The lower bound keeps checks from becoming a flood.
+pub const HEALTH_INTERVAL: Bounded<Duration> = bounded(Duration::from_secs(5), Duration::from_millis(10), YEAR);
+
+/// Patience of one check: several times the round trip around the globe. Never more than the interval.
+pub const HEALTH_TIMEOUT: Bounded<Duration> = bounded(SECOND, TICK, YEAR);
+
+/// Good checks in a row that bring a backend back: two, so that one lucky answer of a failing backend is not enough.
+pub const HEALTH_RISE: Bounded<u32> = bounded(2, 1, 100);
+
+/// Bad checks in a row that take a backend out: three, so that one lost packet and its retry are not an outage.
+pub const HEALTH_FALL: Bounded<u32> = bounded(3, 1, 100);
+
+/// HTTP statuses that count as good where `expect` is left out: success and redirects, which only a working server
+/// sends.
+pub const HEALTH_STATUSES: (u16, u16) = (200, 399);
+
+/// Where the admin API listens: loopback, so that nobody else reaches it until told so.
+pub const ADMIN_LISTEN: &str = "127.0.0.1:9901";
+
+/// Where `run` and `check` look for the configuration. One place only: a file that happens to lie in the current
+/// directory may name commands to run.
+pub const FILE: &str = "/etc/dislocate/dislocate.toml";
+
+/// The largest file that is read: room for 100 000 backends, and soon parsed.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The most listeners of one file.
+pub const MAX_LISTENERS: u32 = 1024;
+
+/// The most ports of one listener, ranges expanded. Each is one socket on every worker.
+pub const MAX_PORTS_PER_LISTENER: usize = 1024;
+
+/// The most addresses of all listeners together, for the same reason.
+pub const MAX_BINDS: usize = 4096;
+
+/// The most services of one file.
+pub const MAX_SERVICES: u32 = 4096;
+
+/// The most backends of one service; a pick may look at each of them.
+pub const MAX_BACKENDS: u32 = 4096;
+
+/// The most words of a check's command.
+pub const MAX_COMMAND_WORDS: u32 = 64;
+
+/// The most statuses and ranges in `expect`.
+pub const MAX_STATUSES: u32 = 32;
+
+/// The longest name of a node, listener or service: that of a DNS label (RFC 1035 section 2.3.4).
+pub const MAX_NAME_BYTES: usize = 63;
+
+/// The most problems that one report lists; the rest is counted. Nobody reads further.
+pub const MAX_PROBLEMS: usize = 100;
