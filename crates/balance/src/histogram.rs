@@ -46,6 +46,16 @@ pub struct HistogramSnapshot {
     pub sum_seconds: f64,
 }
 
+impl HistogramSnapshot {
+    /// Both together.
+    pub fn merged(mut self, other: Self) -> Self {
+        for ((_, count), (_, more)) in self.buckets.iter_mut().zip(&other.buckets) {
+            *count += more;
+        }
+        Self { count: self.count + other.count, sum_seconds: self.sum_seconds + other.sum_seconds, ..self }
+    }
+}
+
 /// Upper bounds: 50 µs, half of a loopback connect through a busy kernel, to an hour, a long session. Two to three
 /// steps a decade where answers are, one where only durations are.
 const BOUNDS_MICROS: [u64; 20] = [

@@ -1,7 +1,22 @@
 //! dislocate, a layer-4 load balancer: the parts of the program, for its binary, its tests and its fuzz targets.
+//!
+//! [`cli`] reads the command line, [`config`] the file; [`run`] starts a [`program`] from it and obeys signals, with
+//! [`plan`] to say what a reload changes. [`admin`], [`metrics`] and [`views`] tell what is in [`state`]; [`log`] writes
+//! what happened.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod descriptors;
+mod families;
+pub mod log;
+pub mod metrics;
+pub mod plan;
+mod process;
+pub mod program;
 pub mod run;
+pub mod state;
+pub mod views;
+pub mod watch;

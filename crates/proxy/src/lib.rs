@@ -26,7 +26,7 @@ pub use bind::{Bind, BindError};
 pub use limits::Limit;
 pub use listener::{Listener, ListenerSettings};
 pub use pipe::PipeCounters;
-pub use proxy::{ListenerSpec, ListenerView, Options, Proxy};
+pub use proxy::{ListenerSpec, ListenerView, Options, Prepared, Proxy, SessionList, Wanted};
 pub use record::{Peer, Reason, Record, RecordSink};
 pub use session::SessionView;
 pub use stats::{CrossZone, ListenerStats};

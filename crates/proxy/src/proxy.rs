@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use balance::{Epoch, Ledger, Zone};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::bind::{Bind, BindError, Bound, Inherited};
+use crate::bind::{Bind, BindError, Bound, Inherited, Shard};
 use crate::limits::Gauge;
 use crate::listener::{Listener, ListenerSettings};
 use crate::pipe::PipeCounters;
@@ -35,15 +36,44 @@ pub struct Options {
     pub seed: u64,
 }
 
-/// A listener as it should be.
+/// What a listener needs of the kernel.
 #[derive(Clone, Debug)]
-pub struct ListenerSpec {
+pub struct Wanted {
     /// Its name.
     pub name: String,
     /// Where it listens.
     pub binds: Vec<Bind>,
-    /// What is in force for it.
+    /// Silence after which the kernel asks whether a peer is still there.
+    pub keepalive: Duration,
+    /// Time for which sent data may stay unacknowledged (TCP_USER_TIMEOUT).
+    pub user_timeout: Duration,
+}
+
+impl Wanted {
+    fn inherited(&self) -> Inherited {
+        Inherited { keepalive: self.keepalive, user_timeout: self.user_timeout }
+    }
+}
+
+/// A listener as it should be.
+#[derive(Clone, Debug)]
+pub struct ListenerSpec {
+    /// Its name and sockets.
+    pub wanted: Wanted,
+    /// What is in force for its sessions.
     pub settings: ListenerSettings,
+}
+
+/// Addresses that are open for a configuration that is not applied yet.
+#[must_use = "dropping it closes the addresses again"]
+pub struct Prepared {
+    fresh: HashMap<Key, Ready>,
+}
+
+/// An open address and its sockets for the workers.
+struct Ready {
+    bound: Bound,
+    shards: Vec<Shard>,
 }
 
 /// A listener as it is.
@@ -71,7 +101,7 @@ pub struct Proxy {
 /// An open address and who listens on it.
 struct Open {
     key: Key,
-    listener: String,
+    listener: Arc<Listener>,
     bound: Bound,
     inherited: Inherited,
     /// Under which the workers know it.
@@ -115,12 +145,36 @@ impl Proxy {
         })
     }
 
-    /// Makes the listeners what `specs` says: all of it, or on an error nothing. Established sessions go on in any
+    /// Opens the addresses that `wanted` asks for and that are not open yet. Nothing else happens, so dropping the
+    /// result takes everything back.
+    ///
+    /// *Errors*: the first address that cannot be opened.
+    pub fn prepare(&self, wanted: &[Wanted]) -> Result<Prepared, BindError> {
+        let mut fresh = HashMap::new();
+        for listener in wanted {
+            for key in keys(&listener.name, &listener.binds) {
+                if self.open.iter().any(|open| open.key == key) {
+                    continue;
+                }
+                let opened = Bound::open(&key.bind, self.workers.len(), listener.inherited());
+                let shards = opened.and_then(|bound| Ok((bound.shards()?, bound)));
+                let (shards, bound) = shards.map_err(|source| BindError {
+                    listener: listener.name.clone(),
+                    address: key.bind.clone(),
+                    source,
+                })?;
+                fresh.insert(key, Ready { bound, shards });
+            }
+        }
+        Ok(Prepared { fresh })
+    }
+
+    /// Makes the listeners what `specs` says, with the addresses prepared for them. Established sessions go on in any
     /// case, and an address that stays open loses no connection.
     ///
-    /// *Errors*: an address cannot be opened. *Cancel safety*: none; run it to its end.
-    pub async fn apply(&mut self, specs: Vec<ListenerSpec>) -> Result<(), BindError> {
-        let mut fresh = self.open_missing(&specs)?;
+    /// *Panics*: `prepared` was made for other listeners. *Cancel safety*: none; run it to its end.
+    pub async fn apply(&mut self, specs: Vec<ListenerSpec>, prepared: Prepared) {
+        let mut fresh = prepared.fresh;
         let shortest = specs.iter().flat_map(|spec| [spec.settings.idle_timeout, spec.settings.half_close_timeout]);
         let shortest_ms = shortest.min().map_or(u64::MAX, |timeout| timeout.as_millis() as u64);
         self.shared.shortest_timeout_ms.store(shortest_ms, Relaxed);
@@ -129,90 +183,69 @@ impl Proxy {
         let mut listeners = BTreeMap::new();
         for spec in specs {
             let listener = self.listener(&spec);
-            for key in keys(&spec) {
+            for key in keys(&spec.wanted.name, &spec.wanted.binds) {
                 match before.remove(&key) {
-                    Some(open) => self.keep(open, &spec, &listener).await,
+                    Some(open) => self.keep(open, &spec.wanted, &listener).await,
                     None => {
-                        let bound = fresh.remove(&key).expect("every missing address was opened before");
-                        self.begin(key, bound, &spec, &listener).await?;
+                        let ready = fresh.remove(&key).expect("every missing address was prepared");
+                        self.begin(key, ready, &spec.wanted, &listener).await;
                     }
                 }
             }
-            listeners.insert(spec.name, listener);
+            listeners.insert(spec.wanted.name, listener);
         }
         self.listeners = listeners;
         for open in before.into_values() {
             self.end(open).await;
         }
-        Ok(())
-    }
-
-    /// Opens what `specs` asks for and is not open. Nothing else has happened when that fails.
-    fn open_missing(&self, specs: &[ListenerSpec]) -> Result<HashMap<Key, Bound>, BindError> {
-        let mut fresh = HashMap::new();
-        for spec in specs {
-            for key in keys(spec) {
-                if self.open.iter().any(|open| open.key == key) {
-                    continue;
-                }
-                let bound = Bound::open(&key.bind, self.workers.len(), inherited(&spec.settings));
-                let bound = bound.map_err(|source| bind_error(spec, &key.bind, source))?;
-                fresh.insert(key, bound);
-            }
-        }
-        Ok(fresh)
     }
 
     /// The listener of that name, which keeps its counts, with the settings of now.
     fn listener(&self, spec: &ListenerSpec) -> Arc<Listener> {
-        if let Some(listener) = self.listeners.get(&spec.name) {
+        if let Some(listener) = self.listeners.get(&spec.wanted.name) {
             listener.replace(spec.settings.clone());
             return Arc::clone(listener);
         }
         let (process, ledger) = (Arc::clone(&self.sessions), Arc::clone(&self.ledger));
-        let name = spec.name.as_str().into();
+        let name = spec.wanted.name.as_str().into();
         Arc::new(Listener::new(name, spec.settings.clone(), self.workers.len(), process, ledger))
     }
 
     /// Goes on with an open address, perhaps for another listener.
-    async fn keep(&mut self, mut open: Open, spec: &ListenerSpec, listener: &Arc<Listener>) {
-        let inherited = inherited(&spec.settings);
-        if open.inherited != inherited {
-            match open.bound.inherit(inherited) {
-                Ok(()) => open.inherited = inherited,
-                Err(error) => tracing::warn!(listener = spec.name, %error, "cannot change keepalive of a socket"),
+    async fn keep(&mut self, mut open: Open, wanted: &Wanted, listener: &Arc<Listener>) {
+        if open.inherited != wanted.inherited() {
+            match open.bound.inherit(wanted.inherited()) {
+                Ok(()) => open.inherited = wanted.inherited(),
+                Err(error) => tracing::warn!(listener = wanted.name, %error, "cannot change keepalive of a socket"),
             }
         }
-        if open.listener == spec.name {
+        if Arc::ptr_eq(&open.listener, listener) {
             self.open.push(open);
             return;
         }
-        // Both acceptors have the same sockets, so nothing is lost between them.
-        let stopped = open.number;
-        let (key, bound) = (open.key, open.bound);
-        if let Err(error) = self.begin(key, bound, spec, listener).await {
-            tracing::error!(listener = spec.name, error = %error.source, "cannot hand an address over");
+        match open.bound.shards() {
+            Ok(shards) => {
+                // Both acceptors have the same sockets for a moment, so nothing is lost between them.
+                let stopped = open.number;
+                self.begin(open.key, Ready { bound: open.bound, shards }, wanted, listener).await;
+                self.order_all(|| Command::Stop { number: stopped }).await;
+            }
+            Err(error) => {
+                tracing::error!(listener = wanted.name, %error, "cannot hand an address over; its old listener keeps it");
+                self.open.push(open);
+            }
         }
-        self.order_all(|| Command::Stop { number: stopped }).await;
     }
 
     /// Has all workers accept on an address.
-    async fn begin(
-        &mut self,
-        key: Key,
-        bound: Bound,
-        spec: &ListenerSpec,
-        listener: &Arc<Listener>,
-    ) -> Result<(), BindError> {
+    async fn begin(&mut self, key: Key, ready: Ready, wanted: &Wanted, listener: &Arc<Listener>) {
         self.issued_numbers += 1;
         let number = self.issued_numbers;
-        let shards = bound.shards().map_err(|source| bind_error(spec, &key.bind, source))?;
-        for (worker, shard) in self.workers.iter().zip(shards) {
+        for (worker, shard) in self.workers.iter().zip(ready.shards) {
             worker.order(Command::Start { number, listener: Arc::clone(listener), shard }).await;
         }
-        let inherited = inherited(&spec.settings);
-        self.open.push(Open { key, listener: spec.name.clone(), bound, inherited, number });
-        Ok(())
+        let (listener, inherited) = (Arc::clone(listener), wanted.inherited());
+        self.open.push(Open { key, listener, bound: ready.bound, inherited, number });
     }
 
     /// Closes an address. The workers take what is queued first.
@@ -243,31 +276,19 @@ impl Proxy {
         }
     }
 
-    /// Up to `limit` sessions of each worker.
-    pub fn sessions(&self, limit: usize) -> impl Future<Output = Vec<SessionView>> + Send + use<> {
-        let commands: Vec<_> = self.workers.iter().map(WorkerHandle::commands).collect();
-        async move {
-            let mut views = Vec::new();
-            for commands in commands {
-                let (reply, answer) = oneshot::channel();
-                // A worker that is gone has no sessions.
-                let _gone = commands.send(Command::Sessions { limit, reply }).await;
-                views.extend(answer.await.unwrap_or_default());
-            }
-            views
-        }
+    /// A handle for asking about sessions.
+    pub fn session_list(&self) -> SessionList {
+        SessionList { workers: self.workers.iter().map(WorkerHandle::commands).collect() }
     }
 
     /// The listeners, by name.
     pub fn listeners(&self) -> Vec<ListenerView> {
-        let addresses = |name: &str| {
-            let own = self.open.iter().filter(|open| open.listener == name);
+        let addresses = |listener: &Arc<Listener>| {
+            let own = self.open.iter().filter(|open| Arc::ptr_eq(&open.listener, listener));
             own.map(|open| open.bound.address().clone()).collect()
         };
-        let views = self.listeners.values();
-        views
-            .map(|listener| ListenerView { listener: Arc::clone(listener), addresses: addresses(listener.name()) })
-            .collect()
+        let view = |listener| ListenerView { addresses: addresses(listener), listener: Arc::clone(listener) };
+        self.listeners.values().map(view).collect()
     }
 
     /// Sessions of the process now.
@@ -297,18 +318,30 @@ impl Proxy {
     }
 }
 
-fn keys(spec: &ListenerSpec) -> impl Iterator<Item = Key> {
-    let wish = |at: usize, bind: &Bind| match bind {
-        Bind::Inet(addr) if addr.port() == 0 => Some((spec.name.clone(), at)),
+/// Asks the workers about their sessions.
+#[derive(Clone, Debug)]
+pub struct SessionList {
+    workers: Vec<mpsc::Sender<Command>>,
+}
+
+impl SessionList {
+    /// Up to `limit` sessions of each worker.
+    pub async fn list(&self, limit: usize) -> Vec<SessionView> {
+        let mut views = Vec::new();
+        for worker in &self.workers {
+            let (reply, answer) = oneshot::channel();
+            // A worker that is gone has no sessions.
+            let _gone = worker.send(Command::Sessions { limit, reply }).await;
+            views.extend(answer.await.unwrap_or_default());
+        }
+        views
+    }
+}
+
+fn keys<'a>(name: &'a str, binds: &'a [Bind]) -> impl Iterator<Item = Key> + use<'a> {
+    let wish = move |at: usize, bind: &Bind| match bind {
+        Bind::Inet(addr) if addr.port() == 0 => Some((name.to_owned(), at)),
         Bind::Inet(_) | Bind::Unix(_) => None,
     };
-    spec.binds.iter().enumerate().map(move |(at, bind)| Key { bind: bind.clone(), wish: wish(at, bind) })
-}
-
-fn inherited(settings: &ListenerSettings) -> Inherited {
-    Inherited { keepalive: settings.keepalive, user_timeout: settings.user_timeout }
-}
-
-fn bind_error(spec: &ListenerSpec, address: &Bind, source: io::Error) -> BindError {
-    BindError { listener: spec.name.clone(), address: address.clone(), source }
+    binds.iter().enumerate().map(move |(at, bind)| Key { bind: bind.clone(), wish: wish(at, bind) })
 }

@@ -1,0 +1,40 @@
+//! How many files this process may open, and what that means for sessions.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit on open files to the hard one and returns it. Few programs need select(2) nowadays, and none
+/// of this one's parts does, so the low soft limit protects nobody.
+///
+/// *Errors*: the kernel refuses; the old limit is still in force then.
+pub fn raise_limit() -> io::Result<u32> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+    Ok(maximum.map_or(u32::MAX, |limit| u32::try_from(limit).unwrap_or(u32::MAX)))
+}
+
+/// What of `limit` is left for sessions, pipes, probes and admin connections, when `workers` listen on `addresses`.
+pub fn budget(limit: u32, workers: usize, addresses: usize) -> u32 {
+    // Each address has a socket for each worker, and this side's copy of it for changes at a reload.
+    let listening = 2 * workers * addresses;
+    let own = listening + workers * PER_WORKER + RESERVE;
+    limit.saturating_sub(u32::try_from(own).unwrap_or(u32::MAX))
+}
+
+/// An event loop's epoll, its waker, and the reserve descriptor of accept.
+const PER_WORKER: usize = 4;
+/// Standard streams, logs, configuration, file watch, the control plane's own event loop, files read for a scrape, and
+/// addresses that a reload adds.
+const RESERVE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_process_needs_itself_is_not_given_to_sessions() {
+        assert_eq!(budget(1_024, 2, 3), 1_024 - 12 - 8 - 64);
+        assert_eq!(budget(10, 64, 1_000), 0);
+    }
+}

@@ -1,0 +1,156 @@
+//! `/metrics`: what is counted all over the program, in Prometheus' text format 0.0.4.
+//!
+//! Nothing is registered and no family lives between scrapes: a scrape walks over what runs now, so the series of a
+//! listener or backend that is gone are gone too, and a reload cannot register anything twice.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::UNIX_EPOCH;
+
+use balance::{Backend, BackendSet, ConnectFailure, HistogramSnapshot, PickReason, Standing, Use};
+use prometheus::TextEncoder;
+use proxy::{AcceptError, Limit, Listener, ListenerStats, Reason};
+
+use crate::families::{Families, Kind};
+use crate::process;
+use crate::state::{PANICS, State};
+
+/// Everything, as text. *Cost*: O(listeners × workers + backends); the data path is not touched.
+///
+/// *Errors*: none in practice: the encoder refuses only families without name or samples, and there are none.
+pub fn render(state: &State) -> prometheus::Result<String> {
+    let mut families = Families::default();
+    of_program(&mut families, state);
+    let running = state.running.load();
+    for view in &running.listeners {
+        of_listener(&mut families, &view.listener);
+    }
+    let now_ms = state.now_ms();
+    for (service, reader) in &running.services {
+        let set = reader.load();
+        of_service(&mut families, service, &set, now_ms);
+        for backend in set.backends() {
+            of_backend(&mut families, service, backend, now_ms);
+        }
+    }
+    TextEncoder::new().encode_to_string(&families.into_sorted())
+}
+
+fn of_program(families: &mut Families, state: &State) {
+    let count = |value: &std::sync::atomic::AtomicU64| value.load(Relaxed) as f64;
+    families.add(Kind::Gauge, "build_info", "The version, as a label; always 1.", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    for (result, value) in
+        [("ok", &state.reloads.ok), ("refused", &state.reloads.refused), ("unchanged", &state.reloads.unchanged)]
+    {
+        families.add(Kind::Counter, "config_reloads_total", "Reloads by result.", &[("result", result)], count(value));
+    }
+    let successful = !state.reloads.last_refused.load(Relaxed);
+    let help = "Whether the configuration in the file is the one that runs.";
+    families.add(Kind::Gauge, "config_last_reload_successful", help, &[], f64::from(u8::from(successful)));
+    let help = "Log lines thrown away because their destination did not take them.";
+    families.add(Kind::Counter, "log_dropped_total", help, &[], count(&state.log_dropped));
+    let help = "Errors in dislocate itself; each ended one task.";
+    families.add(Kind::Counter, "panics_total", help, &[], count(&PANICS));
+    for purpose in Use::ALL {
+        let used = f64::from(state.ledger.used(purpose));
+        families.add(Kind::Gauge, "descriptors", "Open descriptors by use.", &[("use", purpose.as_str())], used);
+    }
+    let help = "Descriptors that sessions, pipes, probes and admin connections may have together.";
+    families.add(Kind::Gauge, "descriptors_limit", help, &[], f64::from(state.ledger.limit()));
+    for (name, value) in [("busy", state.pipes.busy()), ("idle", state.pipes.idle())] {
+        families.add(Kind::Gauge, "pipes", "Pipes for splicing.", &[("state", name)], f64::from(value));
+    }
+    let help = "Bulk transfers that were copied because no pipe of a useful size was to be had.";
+    families.add(Kind::Counter, "pipes_refused_total", help, &[], state.pipes.refused() as f64);
+    for ((from, to), bytes) in state.cross_zone.totals() {
+        let labels = [("from", from.as_str()), ("to", to.as_str())];
+        families.add(Kind::Counter, "cross_zone_bytes_total", "Bytes between zones.", &labels, bytes as f64);
+    }
+    let started = state.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let help = "When this process started, in seconds since 1970.";
+    families.add(Kind::Gauge, "process_start_time_seconds", help, &[], started);
+    for sample in process::samples() {
+        families.add(sample.kind, sample.name, sample.help, &[], sample.value);
+    }
+}
+
+fn of_listener(families: &mut Families, listener: &Listener) {
+    let name = ("listener", listener.name());
+    let sum = |of: &dyn Fn(&ListenerStats) -> u64| listener.all_stats().iter().map(of).sum::<u64>() as f64;
+    let mut counter = |metric, help, labels: &[_], value| families.add(Kind::Counter, metric, help, labels, value);
+    counter("connections_opened_total", "Connections accepted.", &[name], sum(&ListenerStats::opened));
+    for reason in Reason::ALL {
+        let labels = [name, ("reason", reason.as_str())];
+        counter("connections_closed_total", "Sessions ended, by reason.", &labels, sum(&|stats| stats.closed(reason)));
+    }
+    for limit in Limit::ALL {
+        let labels = [name, ("limit", limit.as_str())];
+        counter("limit_refused_total", "Connections refused by a limit.", &labels, sum(&|stats| stats.refused(limit)));
+    }
+    for error in AcceptError::ALL {
+        let labels = [name, ("errno", error.as_str())];
+        let help = "Failures to accept a connection.";
+        counter("accept_errors_total", help, &labels, sum(&|stats| stats.accept_errors(error)));
+    }
+    for failure in ConnectFailure::ALL.map(Some).into_iter().chain([None]) {
+        let labels = [name, ("reason", failure.map_or("local", ConnectFailure::as_str))];
+        let help = "Further backends tried, by what was wrong with the one before.";
+        counter("retries_total", help, &labels, sum(&|stats| stats.retries(failure)));
+    }
+    let received = sum(&|stats| stats.bytes().0);
+    let sent = sum(&|stats| stats.bytes().1);
+    for (side, received, sent) in [("client", received, sent), ("backend", sent, received)] {
+        let labels = [name, ("side", side)];
+        counter("received_bytes_total", "Bytes received from that side and passed on.", &labels, received);
+        counter("sent_bytes_total", "Bytes sent to that side.", &labels, sent);
+    }
+    let spliced = sum(&|stats| stats.bytes().2);
+    counter("spliced_bytes_total", "Bytes passed on without copying.", &[name], spliced);
+    let active = f64::from(listener.active());
+    families.add(Kind::Gauge, "connections_active", "Sessions now.", &[name], active);
+    let durations = listener.all_stats().iter().map(|stats| stats.duration().snapshot());
+    let durations = durations.reduce(HistogramSnapshot::merged).expect("there is at least one worker");
+    families.histogram("connection_duration_seconds", "How long sessions lasted.", &[name], durations);
+}
+
+fn of_service(families: &mut Families, service: &str, set: &BackendSet, now_ms: u64) {
+    let help = "Whether checks and ejections of the zone are ignored, because too few backends would be left.";
+    for (zone, panicking) in set.panics(now_ms) {
+        let labels = [("service", service), ("zone", zone.as_str())];
+        families.add(Kind::Gauge, "panic", help, &labels, f64::from(u8::from(panicking)));
+    }
+}
+
+fn of_backend(families: &mut Families, service: &str, backend: &Backend, now_ms: u64) {
+    let address = backend.address().to_string();
+    let (service, address) = (("service", service), ("backend", address.as_str()));
+    let state = backend.state();
+    let standing = backend.standing(now_ms);
+    for other in Standing::ALL {
+        let labels = [service, address, ("state", other.as_str())];
+        let value = f64::from(u8::from(other == standing));
+        families.add(Kind::Gauge, "backend_state", "1 for the state that the backend is in.", &labels, value);
+    }
+    let labels = [service, address];
+    let sessions = f64::from(state.sessions());
+    families.add(Kind::Gauge, "backend_sessions", "Sessions, connecting or established.", &labels, sessions);
+    let mut counter = |metric, help, labels: &[_], value: u64| {
+        families.add(Kind::Counter, metric, help, labels, value as f64);
+    };
+    counter("backend_ejections_total", "Times that it was ejected.", &labels, state.ejections());
+    let (received, sent) = state.bytes();
+    counter("backend_received_bytes_total", "Bytes from the backend.", &labels, received);
+    counter("backend_sent_bytes_total", "Bytes to the backend.", &labels, sent);
+    for reason in PickReason::ALL {
+        let labels = [service, address, ("reason", reason.as_str())];
+        counter("picks_total", "Times that it was picked, and why.", &labels, state.picks(reason));
+    }
+    for failure in ConnectFailure::ALL {
+        let labels = [service, address, ("reason", failure.as_str())];
+        let help = "Connections to it that failed by its or the network's doing.";
+        counter("backend_connect_failures_total", help, &labels, state.failures(failure));
+    }
+    let help = "Time to connect.";
+    families.histogram("backend_connect_seconds", help, &labels, state.connect_seconds().snapshot());
+    let help = "Time from connected to the backend's first byte.";
+    families.histogram("backend_first_byte_seconds", help, &labels, state.first_byte_seconds().snapshot());
+}

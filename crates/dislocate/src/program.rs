@@ -1,0 +1,167 @@
+//! The parts put together: what a checked configuration becomes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context;
+use balance::{Epoch, Facts, Ledger, Settings};
+use discovery::{HealthConfig, ServiceConfig, Services};
+use proxy::{BindError, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, Wanted};
+
+use crate::config::{self, Config};
+use crate::descriptors;
+use crate::log::Dropped;
+use crate::state::{Reloads, Running, State};
+
+/// A running dislocate: services, data plane, and what is said about them.
+pub struct Program {
+    proxy: Proxy,
+    services: Services,
+    state: Arc<State>,
+}
+
+impl Program {
+    /// Starts the data plane without listeners; [`Program::apply`] brings them. Runs on the control runtime.
+    ///
+    /// *Errors*: threads or event loops cannot be had.
+    pub fn start(config: &Config, sink: Option<RecordSink>, log_dropped: Dropped) -> anyhow::Result<Self> {
+        let limit = descriptors::raise_limit().context("cannot raise the limit on open files")?;
+        let addresses = config.listeners.iter().map(|listener| listener.binds.len()).sum();
+        let ledger = Ledger::new(descriptors::budget(limit, config.node.workers, addresses));
+        let epoch = Epoch::starting(Instant::now());
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seed = wall.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+        let proxy = Proxy::start(Options {
+            workers: config.node.workers,
+            epoch,
+            ledger: Arc::clone(&ledger),
+            zone: config.node.zone.clone(),
+            sink,
+            max_connections: 0,
+            seed,
+        })
+        .context("cannot start the workers")?;
+        let services = Services::new(epoch, Arc::clone(&ledger), seed);
+        let state = Arc::new(State {
+            epoch,
+            ledger,
+            pipes: proxy.pipes(),
+            cross_zone: proxy.cross_zone(),
+            sessions: proxy.session_list(),
+            log_dropped,
+            running: Default::default(),
+            draining: Default::default(),
+            reloads: Reloads::default(),
+            started: SystemTime::now(),
+        });
+        Ok(Self { proxy, services, state })
+    }
+
+    /// Makes everything what `config` says: all of it, or on an error nothing. Established sessions go on.
+    ///
+    /// *Errors*: an address cannot be opened. *Cancel safety*: none.
+    pub async fn apply(&mut self, config: &Config) -> Result<(), BindError> {
+        let wanted: Vec<Wanted> = config.listeners.iter().map(wanted).collect();
+        // The only step that can fail comes first, and takes itself back.
+        let prepared = self.proxy.prepare(&wanted)?;
+        self.services.apply(config.services.iter().map(service).collect());
+        let specs = config.listeners.iter().zip(wanted).map(|(listener, wanted)| self.spec(listener, wanted)).collect();
+        self.proxy.apply(specs, prepared).await;
+        self.proxy.set_max_connections(config.node.max_connections.map_or(0, Into::into));
+        let reader = |service: &config::Service| (service.name.clone(), self.reader(&service.name));
+        let services = config.services.iter().map(reader).collect();
+        self.state.running.store(Arc::new(Running { listeners: self.proxy.listeners(), services }));
+        Ok(())
+    }
+
+    /// What others may know.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Sessions now.
+    pub fn active(&self) -> u32 {
+        self.proxy.active()
+    }
+
+    /// Takes no new sessions any more, and says so.
+    pub async fn drain(&mut self) {
+        self.state.draining.store(true, Relaxed);
+        self.proxy.stop_accepting().await;
+    }
+
+    /// Cuts what is left.
+    pub async fn cut(&self, reason: Reason) {
+        self.proxy.cut(reason).await;
+    }
+
+    /// Ends all threads.
+    pub async fn exit(self) {
+        self.proxy.exit().await;
+    }
+
+    fn spec(&self, listener: &config::Listener, wanted: Wanted) -> ListenerSpec {
+        let settings = ListenerSettings {
+            service: listener.service.as_str().into(),
+            backends: self.reader(&listener.service),
+            idle_timeout: listener.idle_timeout,
+            half_close_timeout: listener.half_close_timeout,
+            keepalive: listener.keepalive,
+            user_timeout: listener.user_timeout,
+            connect_timeout: listener.connect_timeout,
+            retries: listener.retries,
+            max_connections: listener.max_connections,
+            max_connections_per_source: listener.max_connections_per_source,
+            splice: listener.splice,
+        };
+        ListenerSpec { wanted, settings }
+    }
+
+    fn reader(&self, service: &str) -> balance::Reader {
+        self.services.reader(service).expect("a checked configuration names services that it has")
+    }
+}
+
+fn wanted(listener: &config::Listener) -> Wanted {
+    Wanted {
+        name: listener.name.clone(),
+        binds: listener.binds.clone(),
+        keepalive: listener.keepalive,
+        user_timeout: listener.user_timeout,
+    }
+}
+
+fn service(service: &config::Service) -> ServiceConfig {
+    let endpoint = |endpoint: &config::Endpoint| balance::Endpoint {
+        address: endpoint.address.clone(),
+        weight: endpoint.weight,
+        zone: endpoint.zone.clone(),
+        priority: endpoint.priority,
+        facts: Facts::default(),
+    };
+    let settings = Settings {
+        name: service.name.as_str().into(),
+        policy: service.balance,
+        panic_threshold: service.panic_threshold,
+    };
+    ServiceConfig { settings, endpoints: service.backends.iter().map(endpoint).collect(), health: health(&service.health) }
+}
+
+fn health(health: &config::Health) -> Option<HealthConfig> {
+    let probe = match &health.probe {
+        config::Probe::None => return None,
+        config::Probe::Tcp => discovery::Probe::Tcp,
+        config::Probe::Http { path, host, expect } => {
+            discovery::Probe::Http { path: path.clone(), host: host.clone(), expect: expect.clone() }
+        }
+        config::Probe::Exec { command } => discovery::Probe::Exec { command: command.clone() },
+    };
+    Some(HealthConfig {
+        probe,
+        interval: health.interval,
+        timeout: health.timeout,
+        rise: health.rise,
+        fall: health.fall,
+    })
+}
