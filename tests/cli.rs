@@ -9,13 +9,13 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("dislocate-cli-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(&dir).expect("the temporary directory is writable");
         Self(dir)
     }
 
     fn file(&self, content: &str) -> String {
         let path = self.0.join("dislocate.toml");
-        std::fs::write(&path, content).unwrap();
+        std::fs::write(&path, content).expect("the temporary directory is writable");
         path.display().to_string()
     }
 }
@@ -28,15 +28,15 @@ impl Drop for Scratch {
 }
 
 fn dislocate(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_dislocate")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_dislocate")).args(args).output().expect("the binary was built")
 }
 
 fn stdout(output: &Output) -> &str {
-    std::str::from_utf8(&output.stdout).unwrap()
+    std::str::from_utf8(&output.stdout).expect("the output is text")
 }
 
 fn stderr(output: &Output) -> &str {
-    std::str::from_utf8(&output.stderr).unwrap()
+    std::str::from_utf8(&output.stderr).expect("the output is text")
 }
 
 const BAD: &str = "[[listener]]\nname = \"a\"\nlisen = \"[::1]:1\"\nservice = \"b\"\n";

@@ -60,8 +60,13 @@ fn table(name: &str, span: Option<Span>, schema: &Value, table: &mut DeTable<'_>
         }
         None => {
             let known = properties.keys().map(String::as_str);
-            meant.extend(nearest_key(key_text(&key), known.clone()).map(str::to_owned));
-            problems.push(unknown_key(key_text(&key), name, key.span(), known));
+            let near = if problems.are_many() { None } else { nearest_key(key_text(&key), known.clone()) };
+            let help = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
+            };
+            meant.extend(near.map(str::to_owned));
+            problems.push(unknown_key(key_text(&key), name, key.span(), help));
             None
         }
     };
@@ -84,16 +89,11 @@ fn key_text<'a>(key: &'a Spanned<DeString<'_>>) -> &'a str {
     key.get_ref()
 }
 
-fn unknown_key<'a>(key: &str, name: &str, span: Span, known: impl Iterator<Item = &'a str> + Clone) -> Problem {
-    if let Some((_, later)) = NOT_BUILT_KEYS.iter().find(|(later, _)| *later == key) {
-        return Problem::new(Code::NotBuilt, span, format!("`{key}` is not built yet")).help(*later);
+fn unknown_key(key: &str, name: &str, span: Span, help: String) -> Problem {
+    match NOT_BUILT_KEYS.iter().find(|(later, _)| *later == key) {
+        Some((_, instead)) => Problem::new(Code::NotBuilt, span, format!("`{key}` is not built yet")).help(*instead),
+        None => Problem::new(Code::UnknownKey, span, format!("unknown key {} {}", quoted(key), place(name))).help(help),
     }
-    let meant = nearest_key(key, known.clone());
-    let help = match meant {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
-    };
-    Problem::new(Code::UnknownKey, span, format!("unknown key {} {}", quoted(key), place(name))).help(help)
 }
 
 /// The known key that was probably meant: what others call ours, or the nearest by its letters.
