@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use crate::config::{self, Config, Report, limits};
 
@@ -107,7 +108,7 @@ pub fn load(path: &Path) -> Result<Config, ExitCode> {
             Ok(config)
         }
         Err(report) => {
-            explain(&report);
+            refuse(&report);
             Err(ExitCode::from(USAGE))
         }
     }
@@ -130,7 +131,7 @@ fn check(args: &CheckArgs) -> ExitCode {
             print(&summary(&args.file.config, config))
         }
         (Err(report), false) => {
-            explain(report);
+            refuse(report);
             ExitCode::SUCCESS
         }
     };
@@ -149,18 +150,50 @@ fn summary(path: &Path, config: &Config) -> String {
     format!("{}: ok, {}\n", path.display(), counts.join(", "))
 }
 
+fn refuse(report: &Report) {
+    explain(report);
+    let total = report.problems().len() + report.omitted();
+    eprintln!("{} is refused: {total} problem{}", report.file(), if total == 1 { "" } else { "s" });
+}
+
 fn explain(report: &Report) {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // Where standard error is closed there is nobody to tell; the exit code still says it.
     let _ = std::io::stderr().write_all(report.render(colours).as_bytes());
 }
 
+/// One page for the program and all its commands, since that is what `dislocate man | man -l -` shows.
 fn manual() -> ExitCode {
     let mut page = Vec::new();
-    match clap_mangen::Man::new(Cli::command().flatten_help(true)).render(&mut page) {
+    match write_manual(&mut page) {
         Ok(()) => print_bytes(&page),
         Err(error) => fail(&format!("cannot write the manual page: {error}")),
     }
+}
+
+fn write_manual(page: &mut Vec<u8>) -> std::io::Result<()> {
+    let mut program = Cli::command().disable_help_subcommand(true);
+    program.build();
+    let man = Man::new(program.clone());
+    man.render_title(page)?;
+    man.render_name_section(page)?;
+    man.render_synopsis_section(page)?;
+    man.render_description_section(page)?;
+    let (groups, commands): (Vec<_>, Vec<_>) =
+        program.get_subcommands().cloned().partition(clap::Command::has_subcommands);
+    let nested = groups.iter().flat_map(clap::Command::get_subcommands).cloned();
+    for command in commands.into_iter().chain(nested) {
+        let heading = command.get_bin_name().unwrap_or_default().to_owned();
+        writeln!(page, ".SH {}", heading.to_uppercase())?;
+        let mut section = Vec::new();
+        let man = Man::new(command);
+        man.render_synopsis_section(&mut section)?;
+        man.render_description_section(&mut section)?;
+        man.render_options_section(&mut section)?;
+        // The same headings as a page of its own would have, one level deeper.
+        page.extend(String::from_utf8_lossy(&section).replace(".SH ", ".SS ").into_bytes());
+    }
+    man.render_version_section(page)
 }
 
 fn print(text: &str) -> ExitCode {

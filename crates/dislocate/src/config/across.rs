@@ -66,7 +66,8 @@ fn references(drafts: &Drafts, problems: &mut Problems) {
             continue;
         };
         let message = format!("listener {name} leads to service {}, which is not defined", quoted(wanted));
-        let help = match nearest(wanted, drafts.services.iter().map(|d| d.service.name.as_str())) {
+        let services = drafts.services.iter().map(|d| d.service.name.as_str()).filter(|_| !problems.are_many());
+        let help = match nearest(wanted, services) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("add a [[service]] with `name = \"{}\"`", wanted.escape_debug()),
         };

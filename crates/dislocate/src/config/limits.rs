@@ -101,8 +101,9 @@ pub const ADMIN_LISTEN: &str = "127.0.0.1:9901";
 /// directory may name commands to run.
 pub const FILE: &str = "/etc/dislocate/dislocate.toml";
 
-/// The largest file that is read: room for 100 000 backends, and soon parsed.
-pub const MAX_FILE_BYTES: u64 = 16 << 20;
+/// The largest file that is read: room for 50 000 backends, while the worst of texts that large (a list of millions of
+/// numbers) still costs a running process no more than a few hundred megabytes for a moment.
+pub const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// The most listeners of one file.
 pub const MAX_LISTENERS: u32 = 1024;

@@ -61,7 +61,7 @@ pub fn load(path: &Path) -> Result<Config, Report> {
 
 /// Checks a text. `name` is what the report calls it.
 ///
-/// *Errors*: everything that is wrong with it. *Cost*: linear in the text, up to a second for the largest.
+/// *Errors*: everything that is wrong with it. *Cost*: linear in the text.
 pub fn parse(name: &str, text: &str) -> Result<Config, Report> {
     let mut problems = Problems::default();
     let checked = check(text, &mut problems).filter(|_| !problems.failed);
@@ -143,3 +143,6 @@ fn hash(text: &str) -> u64 {
     text.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests;

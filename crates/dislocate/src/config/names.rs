@@ -22,7 +22,7 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
         return None;
     }
     let distance = |name: &str| strsim::damerau_levenshtein(given, name);
-    let near = |name: &str| distance(name) <= name.len().max(given.len()).div_ceil(3);
+    let near = |name: &str| distance(name) <= (name.len().max(given.len()) / 4).max(1);
     known.into_iter().filter(|name| near(name)).min_by_key(|name| distance(name))
 }
 
@@ -44,7 +44,7 @@ mod tests {
     fn the_nearest_name_is_the_one_that_was_meant() {
         let known = ["name", "listen", "service", "idle_timeout", "half_close_timeout"];
         let cases = [("lisen", Some("listen")), ("idle_timout", Some("idle_timeout")), ("nmae", Some("name"))];
-        for (given, meant) in cases.into_iter().chain([("xyzzy", None), ("", None)]) {
+        for (given, meant) in cases.into_iter().chain([("xyzzy", None), ("", None), ("queue_timeout", None)]) {
             assert_eq!(nearest(given, known), meant, "{given}");
         }
     }

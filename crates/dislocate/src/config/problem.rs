@@ -144,11 +144,15 @@ impl Problems {
     /// Adds one.
     pub fn push(&mut self, problem: Problem) {
         self.failed |= problem.code.severity() == Severity::Error;
-        if self.list.len() < MAX_PROBLEMS {
-            self.list.push(problem);
-        } else {
-            self.omitted += 1;
+        match self.are_many() {
+            false => self.list.push(problem),
+            true => self.omitted += 1,
         }
+    }
+
+    /// Whether further ones are only counted, so that there is no use in looking for advice.
+    pub fn are_many(&self) -> bool {
+        self.list.len() >= MAX_PROBLEMS
     }
 
     /// The value, or nothing and its problem added.

@@ -19,6 +19,8 @@ use super::raw::Span;
 pub struct Report {
     file: String,
     text: Arc<str>,
+    /// Where each line but the first begins.
+    lines: Vec<usize>,
     problems: Vec<Problem>,
     omitted: usize,
 }
@@ -60,7 +62,8 @@ impl Report {
         }
         problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
         let text = if problems.is_empty() { "" } else { text };
-        Self { file: file.into(), text: text.into(), problems, omitted }
+        let lines = text.match_indices('\n').map(|(newline, _)| newline + 1).collect();
+        Self { file: file.into(), text: text.into(), lines, problems, omitted }
     }
 
     /// The file's name, as it was given.
@@ -81,10 +84,10 @@ impl Report {
     /// Where a problem of this report is; one about the file as a whole is at its beginning.
     pub fn place(&self, problem: &Problem) -> Place {
         let span = problem.span.clone().unwrap_or(0..0);
-        let (line, column) = line_and_column(&self.text, span.start);
+        let (line, column) = self.line_and_column(span.start);
         let (end_line, end_column) = match span.is_empty() {
             true => (line, column),
-            false => line_and_column(&self.text, last_char(&self.text, &span)),
+            false => self.line_and_column(last_char(&self.text, &span)),
         };
         Place { line, column, end_line, end_column }
     }
@@ -124,6 +127,12 @@ impl Report {
         entries.collect()
     }
 
+    fn line_and_column(&self, at: usize) -> (usize, usize) {
+        let line = self.lines.partition_point(|&start| start <= at);
+        let start = if line == 0 { 0 } else { self.lines[line - 1] };
+        (line + 1, self.text[start..at].chars().count() + 1)
+    }
+
     fn group<'a>(&'a self, problem: &'a Problem) -> Group<'a> {
         let level = match problem.code.severity() {
             Severity::Error => Level::ERROR,
@@ -154,7 +163,7 @@ impl Report {
         Some(
             Snippet::source(&self.text[lines.clone()])
                 .path(&*self.file)
-                .line_start(line_and_column(&self.text, lines.start).0)
+                .line_start(self.line_and_column(lines.start).0)
                 .annotation(AnnotationKind::Primary.span(shifted(&span)))
                 .annotations(second),
         )
@@ -177,13 +186,6 @@ fn within(text: &str, span: Span) -> Span {
 
 fn last_char(text: &str, span: &Span) -> usize {
     text[span.clone()].char_indices().next_back().map_or(span.start, |(at, _)| span.start + at)
-}
-
-fn line_and_column(text: &str, at: usize) -> (usize, usize) {
-    let before = &text[..at];
-    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.bytes().filter(|&b| b == b'\n').count() + 1;
-    (line, before[start..].chars().count() + 1)
 }
 
 fn whole_lines(text: &str, span: Span) -> Range<usize> {

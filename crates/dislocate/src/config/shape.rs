@@ -51,37 +51,55 @@ fn value(name: &str, schema: &Value, value: &mut Spanned<DeValue<'_>>, problems:
 
 fn table(name: &str, span: Option<Span>, schema: &Value, table: &mut DeTable<'_>, problems: &mut Problems) {
     let Some(properties) = schema.get("properties").and_then(Value::as_object) else { return };
-    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    for key in required.filter(|key| !table.contains_key(*key)) {
-        let missing = Problem::new(Code::MissingKey, span.clone(), format!("`{key}` is missing {}", place(name)));
-        problems.push(missing.help(format!("add `{key} = …`, or the table of that name; {MANUAL}")));
-    }
+    let mut meant = Vec::new();
     let all = std::mem::replace(table, DeTable::new()).into_iter();
     let keep = |(key, mut inner): (Spanned<_>, Spanned<_>)| match properties.get(key_text(&key)) {
-        Some(schema) => value(key_text(&key), schema, &mut inner, problems).then_some((key, inner)),
+        Some(schema) => {
+            meant.push(key_text(&key).to_owned());
+            value(key_text(&key), schema, &mut inner, problems).then_some((key, inner))
+        }
         None => {
-            problems.push(unknown_key(key_text(&key), name, key.span(), properties.keys().map(String::as_str)));
+            let known = properties.keys().map(String::as_str);
+            let near = if problems.are_many() { None } else { nearest_key(key_text(&key), known.clone()) };
+            let help = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
+            };
+            meant.extend(near.map(str::to_owned));
+            problems.push(unknown_key(key_text(&key), name, key.span(), help));
             None
         }
     };
     *table = all.filter_map(keep).collect();
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    // A key that is there misspelt is one mistake and not two.
+    for key in required.filter(|key| !meant.iter().any(|meant| meant == key)) {
+        problems.push(missing_key(key, name, span.clone(), &properties[key]));
+    }
+}
+
+fn missing_key(key: &str, name: &str, span: Option<Span>, schema: &Value) -> Problem {
+    let tables = type_of(&schema["items"]) == "object";
+    let form = if tables { format!("a [[{key}]]") } else { format!("`{key} = …`") };
+    let help = format!("add {form}; `dislocate config default` prints every key");
+    Problem::new(Code::MissingKey, span, format!("`{key}` is missing {}", place(name))).help(help)
 }
 
 fn key_text<'a>(key: &'a Spanned<DeString<'_>>) -> &'a str {
     key.get_ref()
 }
 
-fn unknown_key<'a>(key: &str, name: &str, span: Span, known: impl Iterator<Item = &'a str> + Clone) -> Problem {
-    if let Some((_, later)) = NOT_BUILT_KEYS.iter().find(|(later, _)| *later == key) {
-        return Problem::new(Code::NotBuilt, span, format!("`{key}` is not built yet")).help(*later);
+fn unknown_key(key: &str, name: &str, span: Span, help: String) -> Problem {
+    match NOT_BUILT_KEYS.iter().find(|(later, _)| *later == key) {
+        Some((_, instead)) => Problem::new(Code::NotBuilt, span, format!("`{key}` is not built yet")).help(*instead),
+        None => Problem::new(Code::UnknownKey, span, format!("unknown key {} {}", quoted(key), place(name))).help(help),
     }
-    let alias = FOREIGN_WORDS.iter().find(|(word, ours)| *word == key && known.clone().any(|k| k == *ours));
-    let meant = alias.map(|(_, ours)| *ours).or_else(|| nearest(key, known.clone()));
-    let help = match meant {
-        Some(meant) => format!("did you mean `{meant}`?"),
-        None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
-    };
-    Problem::new(Code::UnknownKey, span, format!("unknown key {} {}", quoted(key), place(name))).help(help)
+}
+
+/// The known key that was probably meant: what others call ours, or the nearest by its letters.
+fn nearest_key<'a>(key: &str, known: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let alias = FOREIGN_WORDS.iter().find(|(word, _)| *word == key);
+    alias.and_then(|(_, ours)| known.clone().find(|known| known == ours)).or_else(|| nearest(key, known))
 }
 
 fn word(name: &str, schema: &Value, text: &str) -> Result<(), Problem> {
@@ -180,9 +198,6 @@ fn place(name: &str) -> String {
         _ => format!("in `{name}`"),
     }
 }
-
-/// Where to read on.
-const MANUAL: &str = "`dislocate config default` prints every key";
 
 /// Keys that are agreed on and come later, and what to do until then.
 const NOT_BUILT_KEYS: [(&str, &str); 2] = [

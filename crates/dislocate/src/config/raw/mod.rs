@@ -194,7 +194,7 @@ pub struct Health {
     #[schemars(schema_with = "statuses")]
     pub expect: Field<Texts>,
     /// With `exec`: the program, by its absolute path, and its arguments.
-    #[schemars(length(min = 1, max = MAX_COMMAND_WORDS))]
+    #[schemars(length(max = MAX_COMMAND_WORDS))]
     pub command: Field<Vec<At<String>>>,
 }
 

@@ -1,0 +1,131 @@
+//! The schema and the parser give one verdict on the shape of a document.
+
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::super::{DEFAULT, Report, parse, schema};
+use super::{BACKENDS, LISTEN, with};
+
+/// What the schema says of a TOML text.
+fn fits(validator: &jsonschema::Validator, text: &str) -> bool {
+    let document: Value = toml::from_str(text).expect("the tests write TOML");
+    validator.is_valid(&document)
+}
+
+/// Whether a report speaks of the shape, and not of what a text or several keys together mean.
+fn about_shape(report: &Report) -> bool {
+    let codes = ["unknown-key", "missing-key", "wrong-type", "unknown-value", "out-of-range", "not-built"];
+    report.problems().iter().any(|problem| codes.contains(&problem.code.as_str()))
+}
+
+fn validator() -> &'static jsonschema::Validator {
+    static VALIDATOR: LazyLock<jsonschema::Validator> =
+        LazyLock::new(|| jsonschema::validator_for(schema()).expect("the schema is one"));
+    &VALIDATOR
+}
+
+#[test]
+fn good_documents_fit_both() {
+    let validator = validator();
+    let health = |table: &str| with(LISTEN, &format!("{BACKENDS}\nhealth = {table}"));
+    let texts = [
+        DEFAULT.to_owned(),
+        with(LISTEN, BACKENDS),
+        with("listen = [\"[::]:80\", \"unix:/x\"]", "backends = [{ address = \"10.0.0.1:80\", backup = true }]"),
+        health("{ kind = \"http\", expect = [204, \"200-299\"] }"),
+        health("{ kind = \"http\", expect = 204 }"),
+        health("{ kind = \"exec\", command = [\"/bin/true\"], interval = \"1d\" }"),
+    ];
+    for text in texts {
+        assert!(fits(validator, &text), "the schema refuses a good document:\n{text}");
+        super::good(&text);
+    }
+}
+
+#[test]
+fn bad_documents_fit_neither() {
+    let validator = validator();
+    let listener = |line: &str| with(&format!("{LISTEN}\n{line}"), BACKENDS);
+    let service = |line: &str| with(LISTEN, line);
+    let texts = [
+        "".into(),
+        "listener = []".into(),
+        "listener = {}".into(),
+        listener("foo = 1"),
+        listener("retries = 11"),
+        listener("retries = \"2\""),
+        listener("max_connections = 0"),
+        listener("idle_timeout = \"1 hour\""),
+        listener("idle_timeout = \"1h30m\""),
+        listener("protocol = \"udp\""),
+        listener("splice = \"yes\""),
+        with("listen = []", BACKENDS),
+        with("listen = 80", BACKENDS),
+        service(""),
+        service("backends = []"),
+        service("backends = [5]"),
+        service("backends = [{ weight = 1 }]"),
+        service("backends = [{ address = \"10.0.0.1:80\", weight = 65536 }]"),
+        service("backends = [{ address = \"10.0.0.1:80\", zone = \"a b\" }]"),
+        service("backends = [\"10.0.0.1:80\"]\nbalance = \"latency\""),
+        service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"http\", expect = 99 }"),
+        service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"http\", expect = \"2xx\" }"),
+        service("backends = [\"10.0.0.1:80\"]\nhealth = \"none\""),
+        format!("node = {{ name = \"a b\" }}\n{}", with(LISTEN, BACKENDS)),
+        format!("node = {{ state_dir = \"/x\" }}\n{}", with(LISTEN, BACKENDS)),
+    ];
+    for text in texts {
+        assert!(!fits(validator, &text), "the schema takes a bad document:\n{text}");
+        super::bad(&text);
+    }
+}
+
+/// A value of any TOML type that JSON has too, as TOML text.
+fn any_value() -> impl Strategy<Value = String> {
+    let words = ["tcp", "stream", "5s", "10.0.0.1:80", "200-299", "web", "local", "none", ""];
+    let leaf = prop_oneof![
+        prop::sample::select(words.to_vec()).prop_map(|word| format!("\"{word}\"")),
+        (-2i64..70_000).prop_map(|number| number.to_string()),
+        any::<bool>().prop_map(|truth| truth.to_string()),
+        Just("1.5".to_owned()),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        let keys = ["address", "kind", "expect", "weight", "name", "rise", "x"];
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
+            prop::collection::btree_map(prop::sample::select(keys.to_vec()), inner, 0..3).prop_map(|table| {
+                let entries: Vec<_> = table.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+                format!("{{ {} }}", entries.join(", "))
+            }),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_document_gets_one_verdict(
+        key in prop::sample::select(vec!["node", "admin", "listener", "service"]),
+        inner in prop::sample::select(vec!["name", "listen", "retries", "splice", "backends", "health", "workers", "x"]),
+        value in any_value(),
+        whole in any::<bool>(),
+    ) {
+        let text = match (whole, key) {
+            (true, _) => format!("{key} = {value}"),
+            (false, "listener" | "service") => format!("[[{key}]]\n{inner} = {value}"),
+            (false, _) => format!("{key}.{inner} = {value}"),
+        };
+        let listener = format!("\n{}", with(LISTEN, BACKENDS));
+        let text = if key == "node" || key == "admin" { text + &listener } else { text };
+        let by_schema = fits(validator(), &text);
+        let by_parser = match parse("test.toml", &text) {
+            Ok(_) => true,
+            // What only the patterns of the schema see, the parser calls invalid.
+            Err(report) => !about_shape(&report) && !report.to_string().contains("[invalid-"),
+        };
+        prop_assert!(by_schema || !by_parser, "the parser takes what the schema refuses:\n{}", text);
+        let shape_is_good = parse("test.toml", &text).err().is_none_or(|report| !about_shape(&report));
+        prop_assert!(!by_schema || shape_is_good, "the schema takes what the parser refuses:\n{}", text);
+    }
+}
