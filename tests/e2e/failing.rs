@@ -134,7 +134,7 @@ fn unreachable_backends_are_passed_over_as_fast_as_the_network_says_so() {
     let unplugged = Link::between(near.clone(), Netns::new());
     // Otherwise the kernel sends no more than one such message a second.
     rejected.far.sysctl("ipv4/icmp_ratelimit", "0");
-    rejected.far.filter_input("tcp dport 80 reject with icmpx type host-unreachable;");
+    rejected.far.filter_input("tcp dport 80 reject with icmpx type host-unreachable");
     unplugged.cut_near_end();
     let alive = near.enter(|| Named::start("alive"));
     let (one, two) = (format!("{}:80", rejected.far_address), format!("{}:80", unplugged.far_address));

@@ -117,11 +117,12 @@ fn running_out_of_local_ports_is_never_the_backends_fault() {
     }
     // given: ten ports to connect from, and clients elsewhere
     let link = Link::new();
-    link.near.sysctl("ipv4/ip_local_port_range", "40000 40009");
     let backend = link.far.enter(|| Backend::echo_on(&format!("{}:0", link.far_address)));
     let config = Config::to([backend.address()]).listen(&format!("{}:4000", link.near_address)).toml();
     let proxy = Proxy::start_with(&config, Options { netns: Some(link.near.clone()), ..Options::default() });
     proxy.expect_log("port");
+    // After the start, since a listener on any port would take one of them.
+    link.near.sysctl("ipv4/ip_local_port_range", "40000 40009");
     let open = || link.far.enter(|| Conn::open(proxy.main()));
     let mut held = (0..10).map(|_| open()).collect::<Vec<_>>();
     held.iter_mut().for_each(|conn| conn.echoes("held"));
@@ -136,8 +137,8 @@ fn running_out_of_local_ports_is_never_the_backends_fault() {
     assert_eq!(proxy.state(backend.address()), "up", "our shortage takes no backend out");
     held.iter_mut().for_each(|conn| conn.echoes("unhurt"));
 
-    // when
-    drop(held);
+    // when: with resets, since a FIN would leave the ports in TIME_WAIT
+    held.into_iter().for_each(Conn::reset);
 
     // then
     eventually("ports that are free again are used", || open().still_echoes());

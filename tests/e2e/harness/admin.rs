@@ -12,7 +12,8 @@ pub fn request(address: &str, method: &str, path: &str) -> io::Result<(u16, Stri
         Some(_) => Conn::try_open_from(loopback(), address)?,
         None => Conn::try_open(address)?,
     };
-    write!(conn, "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?;
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    conn.write_all(head.as_bytes())?;
     let mut answer = String::new();
     conn.read_to_string(&mut answer)?;
     parse(&answer).ok_or_else(|| io::Error::other(format!("not an HTTP answer: {answer:?}")))

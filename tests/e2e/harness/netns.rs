@@ -52,10 +52,10 @@ impl Netns {
         run("ip", &[&["-n", &self.0.0], arguments].concat(), "");
     }
 
-    /// Replaces all packet filter rules by one chain on what arrives, holding `rules`; none opens everything.
+    /// Replaces all packet filter rules by one chain on what arrives, holding `rules`, one a line.
     pub fn filter_input(&self, rules: &str) {
-        let chain =
-            format!("flush ruleset\ntable inet t {{ chain c {{ type filter hook input priority 0; {rules} }} }}\n");
+        let chain = "type filter hook input priority 0";
+        let chain = format!("flush ruleset\ntable inet t {{\nchain c {{\n{chain}\n{rules}\n}}\n}}\n");
         self.enter(|| run("nft", &["-f", "-"], &chain));
     }
 
@@ -102,7 +102,7 @@ impl Link {
 
     /// What arrives at the far end is dropped from here on, for connections old and new.
     pub fn swallow(&self) {
-        self.far.filter_input("drop;");
+        self.far.filter_input("drop");
     }
 }
 
