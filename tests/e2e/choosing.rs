@@ -130,7 +130,7 @@ fn backups_serve_only_while_no_primary_does() {
     let (mut primary, backup) = (Named::start("primary"), Named::start("backup"));
     let reserve = format!("{{ address = \"{}\", backup = true }}", backup.address());
     let config = Config::to([primary.address(), &reserve]);
-    let proxy = config.health("{ kind = \"tcp\", interval = \"200ms\", timeout = \"1s\", rise = 2, fall = 2 }").start();
+    let proxy = config.health("{ kind = \"tcp\", interval = \"300ms\", rise = 2, fall = 2 }").start();
     proxy.expect_trouble_with_backends();
     for _ in 0..20 {
         assert_eq!(who(&proxy.main()), "primary", "a backup rests while a primary serves");

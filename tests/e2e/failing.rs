@@ -104,7 +104,7 @@ fn a_backend_that_returns_is_used_again() {
     // given
     let (mut flaky, alive) = (Named::start("flaky"), Named::start("alive"));
     let config = Config::to([flaky.address(), alive.address()]).service("balance = \"round_robin\"");
-    let config = config.health("{ kind = \"tcp\", interval = \"200ms\", timeout = \"1s\", rise = 2, fall = 2 }");
+    let config = config.health("{ kind = \"tcp\", interval = \"300ms\", rise = 2, fall = 2 }");
     let proxy = config.start();
     proxy.expect_trouble_with_backends();
     eventually("both backends serve", || who(&proxy.main()) == "flaky");

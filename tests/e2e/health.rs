@@ -190,9 +190,9 @@ fn checks_stop_when_their_backend_leaves() {
     proxy.finish();
 }
 
-/// A check with the given kind that comes to its verdict within half a second.
+/// A check with the given kind that comes to its verdict within a second.
 fn quick(kind: &str) -> String {
-    format!("{{ {kind}, interval = \"150ms\", timeout = \"1s\", rise = 2, fall = 2 }}")
+    format!("{{ {kind}, interval = \"300ms\", rise = 2, fall = 2 }}")
 }
 
 fn becomes(proxy: &Proxy, address: &str, state: &str) {

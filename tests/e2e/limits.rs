@@ -120,7 +120,7 @@ fn running_out_of_local_ports_is_never_the_backends_fault() {
     let backend = link.far.enter(|| Backend::echo_on(&format!("{}:0", link.far_address)));
     let config = Config::to([backend.address()]).listen(&format!("{}:4000", link.near_address)).toml();
     let proxy = Proxy::start_with(&config, Options { netns: Some(link.near.clone()), ..Options::default() });
-    proxy.expect_log("port");
+    proxy.expect_log("cannot open a connection");
     // After the start, since a listener on any port would take one of them.
     link.near.sysctl("ipv4/ip_local_port_range", "40000 40009");
     let open = || link.far.enter(|| Conn::open(proxy.main()));

@@ -137,7 +137,8 @@ impl Proxy {
         eventually("the refusal is counted", || self.metrics().sum("config_reloads_total{result=\"refused\"}") >= 1.0);
         assert_eq!(self.metrics().sum("config_last_reload_successful"), 0.0, "the refusal is visible");
         eventually("the log names what is wrong", || {
-            self.log_lines().iter().any(|line| line.contains("\"ERROR\"") && line.contains(culprit))
+            let alarming = |line: &String| line.contains("\"ERROR\"") || line.contains("\"WARN\"");
+            self.log_lines().iter().any(|line| alarming(line) && line.contains(culprit))
         });
         assert_eq!(who(&self.main()), "backend", "the running configuration goes on");
         established.echoes("sessions too");
