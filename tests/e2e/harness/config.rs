@@ -1,0 +1,99 @@
+//! Configurations of one listener before one service; what a test is about stands in the test.
+
+use std::fmt::Write as _;
+
+/// A configuration with listener `main` before service `app`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    listen: String,
+    health: String,
+    backends: Vec<String>,
+    node: String,
+    listener: String,
+    service: String,
+    more: String,
+}
+
+impl Config {
+    /// Backends as addresses, or as inline tables where they begin with a brace. No health checks unless asked for,
+    /// so that a backend sees nobody but the clients.
+    pub fn to<'a>(backends: impl IntoIterator<Item = &'a str>) -> Config {
+        Config {
+            listen: "\"127.0.0.1:0\"".into(),
+            health: "{ kind = \"none\" }".into(),
+            backends: backends.into_iter().map(quoted).collect(),
+            node: String::new(),
+            listener: String::new(),
+            service: String::new(),
+            more: String::new(),
+        }
+    }
+
+    /// One address, or a TOML list of them.
+    pub fn listen(mut self, address: &str) -> Config {
+        self.listen = if address.starts_with('[') && address.ends_with(']') { address.into() } else { quoted(address) };
+        self
+    }
+
+    pub fn health(mut self, table: &str) -> Config {
+        self.health = table.into();
+        self
+    }
+
+    /// A further line of the `[node]` table.
+    pub fn node(mut self, line: &str) -> Config {
+        writeln!(self.node, "{line}").unwrap();
+        self
+    }
+
+    /// A further line of the listener's table.
+    pub fn listener(mut self, line: &str) -> Config {
+        writeln!(self.listener, "{line}").unwrap();
+        self
+    }
+
+    /// A further line of the service's table.
+    pub fn service(mut self, line: &str) -> Config {
+        writeln!(self.service, "{line}").unwrap();
+        self
+    }
+
+    /// Further tables, after all others.
+    pub fn more(mut self, tables: &str) -> Config {
+        writeln!(self.more, "{tables}").unwrap();
+        self
+    }
+
+    pub fn toml(&self) -> String {
+        let Config { listen, health, node, listener, service, more, .. } = self;
+        let backends = self.backends.join(", ");
+        format!(
+            r#"[node]
+name = "test"
+{node}
+[admin]
+listen = "127.0.0.1:0"
+
+[[listener]]
+name = "main"
+listen = {listen}
+service = "app"
+{listener}
+[[service]]
+name = "app"
+backends = [{backends}]
+health = {health}
+{service}
+{more}"#
+        )
+    }
+}
+
+/// The number, from 1, of the first line of `text` that holds `what`.
+pub fn line_of(text: &str, what: &str) -> usize {
+    1 + text.lines().position(|line| line.contains(what)).expect("the configuration has the line")
+}
+
+fn quoted(entry: &str) -> String {
+    if entry.starts_with('{') { entry.into() } else { format!("\"{entry}\"") }
+}

@@ -1,0 +1,137 @@
+//! Other people's servers, and what the kernel knows of a process.
+
+use std::collections::HashSet;
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use super::conn::Conn;
+use super::loopback;
+use super::temp::TempDir;
+use super::wait::within;
+
+/// A server process of a test's own, killed with it.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    /// A `HOST:PORT` that is free, and stays so, since nothing else uses the host.
+    pub fn free_address() -> (String, u16) {
+        let host = loopback();
+        let port = TcpListener::bind((host, 0)).unwrap().local_addr().unwrap().port();
+        (host.to_string(), port)
+    }
+
+    /// Starts `command` and waits until it accepts on `address`; what it says goes to a file in `folder`.
+    pub fn start(command: &mut Command, address: &str, folder: &TempDir) -> Server {
+        let said = folder.join("server-output");
+        let log = fs::File::create(&said).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut server = Server { child: command.spawn().unwrap(), address: address.to_owned() };
+        within(Duration::from_secs(30), &format!("{command:?} accepts on {address}"), || {
+            let exited = server.child.try_wait().unwrap();
+            assert!(exited.is_none(), "{command:?} ended: {}", fs::read_to_string(&said).unwrap());
+            Conn::try_open(&server.address).is_ok()
+        });
+        server
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGTERM first: servers with children of their own stop those; SIGKILL if that does not help.
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let mut ended = || matches!(self.child.try_wait(), Ok(Some(_)));
+        for _ in 0..200 {
+            if ended() {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a client to its end and returns what it wrote; anything but success fails the test with what it said.
+pub fn succeeds(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.stdin(Stdio::null()).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{command:?}: {status}\n{stdout}\n{stderr}");
+    stdout.into_owned()
+}
+
+/// Open descriptors of a process by kind; listening sockets apart, since reloads add and remove those.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Descriptors {
+    pub listening: usize,
+    pub sockets: usize,
+    pub pipes: usize,
+    pub others: usize,
+}
+
+impl Descriptors {
+    pub fn of(pid: u32) -> Descriptors {
+        let listening = listening_inodes(pid);
+        let mut found = Descriptors::default();
+        for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+            // A descriptor closed since the listing is none.
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let target = target.to_string_lossy().into_owned();
+            match target.split_once(':') {
+                Some(("socket", inode)) if listening.contains(inode) => found.listening += 1,
+                Some(("socket", _)) => found.sockets += 1,
+                Some(("pipe", _)) => found.pipes += 1,
+                _ => found.others += 1,
+            }
+        }
+        found
+    }
+
+    pub fn total(&self) -> usize {
+        self.listening + self.sockets + self.pipes + self.others
+    }
+}
+
+/// Inodes, in brackets as links show them, of the listening sockets in the namespace of a process.
+fn listening_inodes(pid: u32) -> HashSet<String> {
+    let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let column = |line: &str, number: usize| line.split_whitespace().nth(number).map(str::to_owned);
+    let mut inodes = HashSet::new();
+    for line in (table("tcp") + &table("tcp6")).lines() {
+        if column(line, 3).as_deref() == Some("0A") {
+            inodes.extend(column(line, 9));
+        }
+    }
+    for line in table("unix").lines() {
+        if column(line, 3).as_deref() == Some("00010000") {
+            inodes.extend(column(line, 6));
+        }
+    }
+    inodes.into_iter().map(|inode| format!("[{inode}]")).collect()
+}
+
+/// Resident memory in bytes.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a running process has VmRSS");
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Processor time used so far, in clock ticks, of which a second has a hundred.
+pub fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, after_name) = stat.rsplit_once(')').unwrap();
+    let field = |number: usize| after_name.split_whitespace().nth(number).unwrap().parse::<u64>().unwrap();
+    field(11) + field(12)
+}

@@ -1,0 +1,70 @@
+//! `docs/metrics.md` and the metrics page name the same metrics and the same values of closed labels.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::harness::{Backend, Config, Conn, Metrics, eventually, refusing};
+
+/// What a healthy machine cannot be made to show: present in the documentation, shown with the first event.
+const ONLY_IN_TROUBLE: [&str; 1] = ["dislocate_accept_errors_total"];
+
+#[test]
+fn every_metric_is_documented_and_every_documented_metric_is_there() {
+    // given
+    let documented = documented();
+
+    // when
+    let metrics = after_a_bit_of_everything();
+
+    // then
+    let shown = metrics.families().map(str::to_owned).collect::<BTreeSet<_>>();
+    let undocumented = shown.difference(&documented).collect::<Vec<_>>();
+    assert!(undocumented.is_empty(), "a metric that is shown is documented, unlike {undocumented:?}");
+    let missing = documented.difference(&shown).filter(|name| !ONLY_IN_TROUBLE.contains(&name.as_str()));
+    let missing = missing.collect::<Vec<_>>();
+    assert!(missing.is_empty(), "a metric that is documented is shown, unlike {missing:?}");
+}
+
+#[test]
+fn every_reason_that_is_shown_is_documented() {
+    let page = page();
+    let metrics = after_a_bit_of_everything();
+    for name in ["connections_closed_total", "backend_connect_failures_total", "picks_total", "retries_total"] {
+        for reason in metrics.label_values(name, "reason") {
+            assert!(page.contains(&format!("`{reason}`")), "reason {reason} of {name} is documented");
+        }
+    }
+}
+
+/// The page after sessions, a refused backend, a retry, a refused session and a reload.
+fn after_a_bit_of_everything() -> Metrics {
+    let (gone, alive) = (refusing(), Backend::echo());
+    let config = Config::to([gone.address(), alive.address()]).service("balance = \"round_robin\"");
+    let config = config.listener("max_connections = 1");
+    let proxy = config.start();
+    proxy.expect_trouble_with_backends();
+    let mut held = Conn::open(proxy.main());
+    held.echoes("held");
+    assert!(!Conn::open(proxy.main()).still_echoes(), "the limit refuses");
+    drop(held);
+    eventually("sessions with retries", || {
+        Conn::open(proxy.main()).still_echoes();
+        proxy.metrics().sum("retries_total") >= 1.0
+    });
+    proxy.reload(&config.listen(&proxy.main()).listener("idle_timeout = \"5m\"").toml());
+    let metrics = proxy.metrics();
+    proxy.finish();
+    metrics
+}
+
+/// Every name between backticks that begins as our metrics do, up to its labels.
+fn documented() -> BTreeSet<String> {
+    let page = page();
+    let quoted = page.split('`').skip(1).step_by(2);
+    let names = quoted.filter(|text| text.starts_with("dislocate_"));
+    names.map(|text| text.split('{').next().unwrap_or(text).to_owned()).collect()
+}
+
+fn page() -> String {
+    fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md")).expect("docs/metrics.md is there")
+}
