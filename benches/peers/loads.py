@@ -57,12 +57,11 @@ def bulk(direction: str, streams: int) -> Callable[[Stage], Values]:
 
     def measure(stage: Stage) -> Values:
         options = stage.options
+        kind = "source" if direction == "down" else "sink"
         threads = min(options.bulk_load_threads, streams)
-        with stage.backend("source" if direction == "down" else "sink", threads), stage.proxy() as proxy:
-            with usage(proxy) as spent:
-                seen = stage.client(
-                    "bulk", direction=direction, streams=streams, seconds=options.seconds, threads=threads
-                )
+        aim = {"direction": direction, "streams": streams, "seconds": options.seconds, "threads": threads}
+        with stage.backend(kind, threads), stage.proxy() as proxy, usage(proxy) as spent:
+            seen = stage.client("bulk", **aim)
         gigabytes = max(seen["bytes"], 1) / 1e9
         return {
             "cpu": spent.proxy / gigabytes,
@@ -79,9 +78,8 @@ def small(command: str, sources: bool = False, **arguments: object) -> Callable[
 
     def measure(stage: Stage) -> Values:
         extra = {"sources": stage.sources} if sources else {}
-        with stage.backend("echo"), stage.proxy() as proxy:
-            with usage(proxy) as spent:
-                seen = stage.client(command, seconds=stage.options.seconds, **arguments, **extra)
+        with stage.backend("echo"), stage.proxy() as proxy, usage(proxy) as spent:
+            seen = stage.client(command, seconds=stage.options.seconds, **arguments, **extra)
         operations = max(seen["operations"], 1)
         return {
             "cpu": spent.proxy / operations * 1e6,
@@ -186,7 +184,7 @@ def _bulk(direction: str, streams: int) -> Load:
     way = "Download" if direction == "down" else "Upload"
     title = f"{way}, {streams} stream{'s' if streams > 1 else ''}"
     columns, compared = BULK_COLUMNS, ("cpu", "rate")
-    return Load(f"{direction}-{streams}", title, bulk(direction, streams), columns, compared, True, 0.8)
+    return Load(f"{direction}-{streams}", title, bulk(direction, streams), columns, compared, True, 0.15)
 
 
 def _small_columns(unit: str, rate: str) -> tuple[tuple[str, str], ...]:
@@ -213,7 +211,7 @@ LOADS = [
         _small_columns("request", "requests"),
         ("cpu", "rate"),
         True,
-        0.8,
+        0.15,
     ),
     Load(
         "requests-10k",
@@ -222,7 +220,7 @@ LOADS = [
         _small_columns("request", "requests"),
         ("cpu", "p50", "p99"),
         True,
-        0.8,
+        0.15,
     ),
     Load(
         "short",
@@ -231,7 +229,7 @@ LOADS = [
         _small_columns("connection", "connections"),
         ("cpu", "rate"),
         True,
-        0.8,
+        0.15,
     ),
     Load(
         "idle",
@@ -246,7 +244,7 @@ LOADS = [
         ),
         ("memory",),
         False,
-        1.5,
+        2.0,
     ),
     Load(
         "startup",
@@ -255,7 +253,7 @@ LOADS = [
         (("ms", "startup"), ("errors", "errors")),
         ("startup",),
         False,
-        0.6,
+        0.2,
     ),
     Load(
         "reload",
@@ -272,7 +270,7 @@ LOADS = [
         ),
         (),
         False,
-        4.5,
+        3.6,
     ),
 ]
 

@@ -103,9 +103,7 @@ def all_peers(dislocate: Path, envoy: Path) -> list[Peer]:
         _haproxy("haproxy", "haproxy-stock.cfg"),
         _haproxy("haproxy-tuned", "haproxy-tuned.cfg"),
         _simple("nginx", ("nginx.conf.in",), _nginx, signal.SIGHUP, ["nginx", "-v"]),
-        _simple(
-            "envoy", ("envoy-clusters.yaml.in", "envoy.yaml.in"), _envoy(envoy), None, [str(envoy), "--version"]
-        ),
+        _simple("envoy", ("envoy-clusters.yaml.in", "envoy.yaml.in"), _envoy(envoy), None, [str(envoy), "--version"]),
         _simple(
             "dislocate",
             ("dislocate.toml.in",),

@@ -22,7 +22,18 @@ SYSCTL = Path("/proc/sys/net/ipv4")
 def build_load() -> None:
     """Builds the load generator."""
     manifest = Path(__file__).parent / "load" / "Cargo.toml"
-    _run(["cargo", "build", "--release", "--locked", "--manifest-path", str(manifest), "--target-dir", str(WORK / "load")])
+    _run(
+        [
+            "cargo",
+            "build",
+            "--release",
+            "--locked",
+            "--manifest-path",
+            str(manifest),
+            "--target-dir",
+            str(WORK / "load"),
+        ]
+    )
 
 
 def build_dislocate() -> None:

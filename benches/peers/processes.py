@@ -93,7 +93,7 @@ def settled_cpu_seconds(root: int) -> float:
 
 
 def machine_cpu_seconds() -> float:
-    """Time all processors spent on anything but idling, interrupts included. Others' work too, so the rougher figure."""
+    """Time all processors spent on anything but idling, interrupts and others' work included."""
     fields = [int(field) for field in (PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
     idle = fields[3] + fields[4]
     return (sum(fields) - idle) / TICKS_PER_SECOND

@@ -68,7 +68,7 @@ def _row(cells: Sequence[str]) -> str:
 def _cell(results: Results, load: Load, subject: str, name: str) -> str:
     values = results.values(load.name, subject, name)
     lost = results.lost.get((load.name, subject), 0) if name == "errors" else 0
-    note = f" ({lost} samples lost)" if lost else ""
+    note = f" (samples lost: {lost})" if lost else ""
     if not values:
         return f"–{note}"
     if name == "errors":
@@ -88,6 +88,16 @@ def _ratio(results: Results, load: Load, base: str, subject: str, name: str) -> 
 
 
 def _number(value: float) -> str:
-    """Three digits that matter."""
+    """Three digits that matter; counts whole."""
     size = abs(value)
-    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3f}"
+    if value == int(value):
+        return f"{value:,.0f}"
+    return (
+        f"{value:,.0f}"
+        if size >= 100
+        else f"{value:.1f}"
+        if size >= 10
+        else f"{value:.2f}"
+        if size >= 1
+        else f"{value:.3f}"
+    )

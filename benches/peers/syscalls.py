@@ -33,7 +33,7 @@ def count(stage: Stage, command: str, **arguments: object) -> dict[str, float]:
                 stop(strace)
     if seen["operations"] != OPERATIONS:
         raise Failed(f"{seen['operations']:.0f} of {OPERATIONS} operations worked")
-    return {name: calls / OPERATIONS for name, calls in _parse(table).items()}
+    return {name: calls / OPERATIONS for name, calls in parse(table).items()}
 
 
 def requests(stage: Stage) -> dict[str, float]:
@@ -61,7 +61,7 @@ def _traced(pid: int) -> bool:
     return all("TracerPid:\t0" not in status for status in statuses)
 
 
-def _parse(table: Path) -> dict[str, int]:
+def parse(table: Path) -> dict[str, int]:
     """Reads strace's summary: share, seconds, microseconds a call, calls, errors (may be blank), name."""
     calls: dict[str, int] = {}
     for line in table.read_text().splitlines():

@@ -75,3 +75,31 @@ where
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_the_smallest_latency_that_enough_operations_kept_to() {
+        let cases = [(0.5, 2.0), (0.51, 3.0), (0.75, 3.0), (0.99, 4.0), (1.0, 4.0)];
+        let outcome = Outcome { latencies: vec![1_000, 2_000, 3_000, 4_000], ..Outcome::default() };
+
+        for (share, micros) in cases {
+            assert_eq!(outcome.percentile_micros(share), micros, "nearest rank at {share}");
+        }
+    }
+
+    #[test]
+    fn threads_add_up_but_their_time_does_not() {
+        let second = Duration::from_secs(1);
+        let one = Outcome { operations: 3, bytes: 10, errors: 1, elapsed: second, latencies: vec![5] };
+        let other = Outcome { operations: 4, bytes: 20, errors: 0, elapsed: second * 2, latencies: vec![6] };
+
+        let both = one.merge(other);
+
+        assert_eq!((both.operations, both.bytes, both.errors), (7, 30, 1), "counts add up");
+        assert_eq!(both.elapsed, second * 2, "they ran at the same time");
+        assert_eq!(both.latencies.len(), 2, "every latency is kept");
+    }
+}
