@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -36,12 +38,13 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=3)
-    for pid, started in family.items():
-        # The start time tells a left-over from a stranger that was given its number.
-        if started is not None and _started(pid) == started:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    # The start time tells a left-over from a stranger that was given its number.
+    left = [pid for pid, started in family.items() if started is not None and _started(pid) == started]
+    for pid in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
+    wait_until(lambda: all(_started(pid) != family[pid] for pid in left), 5, "end of what was killed")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -99,6 +102,27 @@ def machine_cpu_seconds() -> float:
     return (sum(fields) - idle) / TICKS_PER_SECOND
 
 
+@dataclass(frozen=True)
+class Moment:
+    """For telling how much of the machine others took since: a figure next to theirs is worth little."""
+
+    time: float
+    machine: float
+    ours: float
+
+    @staticmethod
+    def now() -> Moment:
+        """Counts what this process and the ended ones among its descendants have used."""
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return Moment(time.monotonic(), machine_cpu_seconds(), sum(each.ru_utime + each.ru_stime for each in used))
+
+    def others_share(self) -> float:
+        """Their part of all processor time since this moment. Interrupts are in it, a per cent or two."""
+        now = Moment.now()
+        others = (now.machine - self.machine) - (now.ours - self.ours)
+        return max(0.0, others) / (now.time - self.time) / (os.cpu_count() or 1)
+
+
 def memory_bytes(root: int) -> int:
     """Proportional set size: pages shared by several processes of the family count once."""
     total = 0
@@ -125,7 +149,9 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def _started(pid: int) -> str | None:
+    """When a process began, by which it is told apart; nothing once it has ended, reaped or not."""
     try:
-        return _stat_fields(pid)[19]
+        fields = _stat_fields(pid)
     except OSError:
         return None
+    return None if fields[0] in "ZX" else fields[19]

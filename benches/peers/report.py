@@ -38,6 +38,17 @@ class Results:
         both = [turn for turn in ours if turn in theirs and theirs[turn][name] > 0]
         return [ours[turn][name] / theirs[turn][name] for turn in both]
 
+    def disturbance(self) -> str:
+        """How much others took of the machine during the samples, as one line of a list."""
+        shares = [sample["others"] for rounds in self.rounds.values() for sample in rounds.values()]
+        if not shares:
+            return ""
+        loud = sum(share > TIE for share in shares)
+        return (
+            f"* other work took {statistics.median(shares):.0%} of the machine's processor time in the median sample,"
+            f" and more than {TIE:.0%} in {loud} of {len(shares)}\n"
+        )
+
 
 def table(results: Results, load: Load, subjects: Sequence[str], base: str) -> str:
     """One load's table; empty if nothing was measured."""
