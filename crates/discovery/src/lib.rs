@@ -1,2 +1,31 @@
-//! Placeholder while the skeleton is laid.
+//! The only writer of live backend sets.
+//!
+//! A service is a fixed list of endpoints and, if asked for, an active health check of each. What the checks find is
+//! laid over the endpoints and published as one snapshot, which `proxy` reads through a [`balance::Reader`].
+//!
+//! ```text
+//!   ServiceConfig ──▶ Services::apply ─────┐ publishes before it returns
+//!                                          ▼
+//!   probes ── finding ──▶ Roster ── due ── Publisher ──▶ live set
+//!     ▲                     │ (schedule, rise and fall: pure)
+//!     └──────── job ────────┘
+//! ```
+//!
+//! Decisions are apart from doing: [`check`] judges, [`schedule`] says when, [`roster`] joins the two for a service.
+//! All of them take the time and random numbers as arguments. [`probe`] opens sockets, [`service`] runs probes, and
+//! [`services`] is the handle that the program owns.
 #![forbid(unsafe_code)]
+
+mod check;
+mod config;
+mod probe;
+mod roster;
+#[cfg(test)]
+mod roster_tests;
+mod schedule;
+mod service;
+mod services;
+
+pub use config::{HealthConfig, Probe, ServiceConfig};
+pub use roster::{CheckReport, LastResult};
+pub use services::Services;
