@@ -37,7 +37,13 @@ pub fn render(state: &State) -> prometheus::Result<String> {
 
 fn of_program(families: &mut Families, state: &State) {
     let count = |value: &std::sync::atomic::AtomicU64| value.load(Relaxed) as f64;
-    families.add(Kind::Gauge, "build_info", "The version, as a label; always 1.", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    families.add(
+        Kind::Gauge,
+        "build_info",
+        "The version, as a label; always 1.",
+        &[("version", env!("CARGO_PKG_VERSION"))],
+        1.0,
+    );
     for (result, value) in
         [("ok", &state.reloads.ok), ("refused", &state.reloads.refused), ("unchanged", &state.reloads.unchanged)]
     {

@@ -77,13 +77,7 @@ impl Change {
     }
 }
 
-fn diff<T: PartialEq>(
-    kind: &'static str,
-    old: &[T],
-    new: &[T],
-    name: impl Fn(&T) -> &String,
-    steps: &mut Vec<Step>,
-) {
+fn diff<T: PartialEq>(kind: &'static str, old: &[T], new: &[T], name: impl Fn(&T) -> &String, steps: &mut Vec<Step>) {
     let step = |item: &T, change| Step { kind, name: name(item).clone(), change };
     for item in new {
         steps.push(match old.iter().find(|before| name(before) == name(item)) {

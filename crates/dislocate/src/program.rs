@@ -145,7 +145,11 @@ fn service(service: &config::Service) -> ServiceConfig {
         policy: service.balance,
         panic_threshold: service.panic_threshold,
     };
-    ServiceConfig { settings, endpoints: service.backends.iter().map(endpoint).collect(), health: health(&service.health) }
+    ServiceConfig {
+        settings,
+        endpoints: service.backends.iter().map(endpoint).collect(),
+        health: health(&service.health),
+    }
 }
 
 fn health(health: &config::Health) -> Option<HealthConfig> {

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
 
 use crate::admin::Admin;
+use crate::cli;
 use crate::config::{self, Config, LogTarget};
 use crate::log::{self, Dropped, Queue};
 use crate::plan::Plan;
@@ -19,7 +20,6 @@ use crate::program::Program;
 use crate::state::PANICS;
 use crate::views::protocol;
 use crate::watch::FileWatch;
-use crate::cli;
 
 /// Serves as the file says, until a signal ends it.
 pub fn run(path: &Path) -> ExitCode {
@@ -263,8 +263,8 @@ fn announce(program: &Program, admin: &Admin) {
 
 /// An address that cannot be opened, with the place in the file that asks for it.
 fn located(path: &Path, config: &Config, error: BindError) -> anyhow::Error {
-    let line = config.listeners.iter().find(|listener| listener.name == error.listener).map_or(0, |found| found.line);
-    anyhow::Error::new(error).context(format!("{}:{line}", path.display()))
+    let line = config.line_of(&error.listener, &error.address).map_or(String::new(), |line| format!(":{line}"));
+    anyhow::Error::new(error).context(format!("{}{line}", path.display()))
 }
 
 /// Counts panics before they are printed; a panic of a session ends that session only.

@@ -116,11 +116,7 @@ impl Bound {
     }
 
     fn open_unix(path: &Path, workers: usize) -> io::Result<Self> {
-        remove_stale(path)?;
-        let first = Shard::Unix(UnixListener::bind(path)?);
-        if let Shard::Unix(listener) = &first {
-            listener.set_nonblocking(true)?;
-        }
+        let first = Shard::Unix(bind_unix(path)?);
         let others: io::Result<Vec<Shard>> = (1..workers).map(|_| first.try_clone()).collect();
         let shards = others?.into_iter().chain([first]).collect();
         Ok(Self { address: Bind::Unix(path.to_owned()), shards })
@@ -165,6 +161,16 @@ fn bind_tcp(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_port(shared)?;
     socket.bind(&addr.into())?;
     Ok(socket)
+}
+
+/// Opens a unix stream socket, non-blocking, in place of one that a process left which is gone.
+///
+/// *Errors*: the path is in use, by a process or by another kind of file.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 /// Removes the socket file that a process which is gone has left; one that answers is in use.

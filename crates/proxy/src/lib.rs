@@ -22,7 +22,7 @@ mod stats;
 mod worker;
 
 pub use accept::AcceptError;
-pub use bind::{Bind, BindError};
+pub use bind::{Bind, BindError, bind_unix};
 pub use limits::Limit;
 pub use listener::{Listener, ListenerSettings};
 pub use pipe::PipeCounters;

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use balance::{Backend, ConnectFailure, Lease, Pick, source_key};
+use balance::{Address, Backend, ConnectFailure, Lease, Pick, PickReason, source_key};
 use rustix::io::Errno;
 
 use crate::connect::{ConnectError, LocalFailure, connect};
@@ -37,8 +37,10 @@ pub(crate) struct Session {
     accepted: Instant,
     client: Leg,
     backend: OnceCell<Leg>,
-    /// The backend in use; while none is reached, the last one tried.
+    /// The backend in use, or being tried.
     lease: RefCell<Option<Lease>>,
+    /// The last backend tried, whatever came of it, and why it was picked.
+    last: RefCell<Option<(Arc<Backend>, PickReason)>>,
     /// From established on.
     established: Cell<Option<Instant>>,
     connect: Cell<Option<Duration>>,
@@ -54,6 +56,12 @@ pub(crate) struct Session {
     /// Why it is to end, once that is known.
     reason: Cell<Option<Reason>>,
     _permit: Option<Permit>,
+}
+
+/// A try that failed: what the session would end with, and whose fault it was if a backend's.
+struct Failed {
+    reason: Reason,
+    blame: Option<ConnectFailure>,
 }
 
 /// Bytes of both directions.
@@ -117,6 +125,7 @@ pub(crate) fn start(
         client,
         backend: OnceCell::new(),
         lease: RefCell::default(),
+        last: RefCell::default(),
         established: Cell::default(),
         connect: Cell::default(),
         first_byte: Cell::default(),
@@ -158,44 +167,52 @@ async fn reach(session: &Session) -> Result<(), Reason> {
 impl Session {
     /// Tries backends until one answers, within the listener's retries and the service's budget.
     async fn try_backends(&self) -> Result<(), Reason> {
+        self.settings.backends.load().retry_budget().deposit(self.worker.now_ms());
         let mut tried: Vec<Arc<Backend>> = Vec::new();
-        let mut last = Reason::NoBackend;
-        let set = self.settings.backends.load();
-        set.retry_budget().deposit(self.worker.now_ms());
-        drop(set);
+        let mut failed: Option<Failed> = None;
         loop {
-            let Some(lease) = self.pick(&tried) else { return Err(last) };
+            let Some(lease) = self.pick(&tried) else { return Err(failed.map_or(Reason::NoBackend, |it| it.reason)) };
+            if let Some(failed) = failed {
+                self.listener.stats(self.worker.index()).count_retry(failed.blame);
+            }
             let backend = Arc::clone(lease.backend());
-            *self.lease.borrow_mut() = Some(lease);
-            self.attempts.set(self.attempts.get() + 1);
-            let begun = Instant::now();
-            let failure = match connect(backend.address(), self.settings.connect_timeout).await {
-                Ok(leg) => {
-                    self.established(leg, begun);
-                    return Ok(());
-                }
-                Err(ConnectError::Backend(failure, error)) => {
-                    self.blame(failure, &error);
-                    last = reason_of_connect(failure);
-                    Some(failure)
-                }
-                Err(ConnectError::Local(failure, error)) => {
-                    self.complain(failure, &error);
-                    last = reason_of_local(failure);
-                    None
-                }
+            let now = match self.try_one(lease).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
             };
-            // Nothing that we lack as a whole is to be found at another backend.
-            if matches!(last, Reason::NoDescriptor | Reason::LocalError)
-                || tried.len() >= self.settings.retries as usize
-            {
-                return Err(last);
+            // What we lack as a whole is not to be found at another backend.
+            let is_hopeless = matches!(now.reason, Reason::NoDescriptor | Reason::LocalError);
+            if is_hopeless || tried.len() >= self.settings.retries as usize {
+                return Err(now.reason);
             }
             if !self.settings.backends.load().retry_budget().withdraw(self.worker.now_ms()) {
                 return Err(Reason::RetryBudget);
             }
-            self.listener.stats(self.worker.index()).count_retry(failure);
+            failed = Some(now);
             tried.push(backend);
+        }
+    }
+
+    /// Tries one backend, and tells `balance` what came of it.
+    async fn try_one(&self, lease: Lease) -> Result<(), Failed> {
+        let backend = Arc::clone(lease.backend());
+        *self.last.borrow_mut() = Some((Arc::clone(&backend), lease.reason()));
+        *self.lease.borrow_mut() = Some(lease);
+        self.attempts.set(self.attempts.get() + 1);
+        let begun = Instant::now();
+        match connect(backend.address(), self.settings.connect_timeout).await {
+            Ok(leg) => {
+                self.established(leg, begun);
+                Ok(())
+            }
+            Err(ConnectError::Backend(failure, error)) => {
+                self.blame(failure, &error);
+                Err(Failed { reason: reason_of_connect(failure), blame: Some(failure) })
+            }
+            Err(ConnectError::Local(failure, error)) => {
+                self.complain(backend.address(), failure, &error);
+                Err(Failed { reason: reason_of_local(failure), blame: None })
+            }
         }
     }
 
@@ -229,19 +246,16 @@ impl Session {
         let Some(lease) = self.lease.borrow_mut().take() else { return };
         let backend = Arc::clone(lease.backend());
         let now_ms = self.worker.now_ms();
-        let set = self.settings.backends.load();
-        if set.connect_failed(lease, now_ms, failure, &mut self.worker.rng()) {
+        if self.settings.backends.load().connect_failed(lease, now_ms, failure, &mut self.worker.rng()) {
             let (service, address) = (&*self.settings.service, backend.address());
             tracing::info!(service, backend = %address, %error, "ejected a backend that cannot be reached");
         }
-        *self.lease.borrow_mut() = None;
     }
 
-    fn complain(&self, failure: LocalFailure, error: &io::Error) {
-        let backend = self.lease.borrow_mut().take().map(|lease| lease.backend().address().to_string());
-        let backend = backend.unwrap_or_default();
+    fn complain(&self, backend: &Address, failure: LocalFailure, error: &io::Error) {
+        self.lease.borrow_mut().take();
         self.worker.complain(|| {
-            tracing::warn!(service = &*self.settings.service, backend, ?failure, %error, "cannot open a connection");
+            tracing::warn!(service = &*self.settings.service, %backend, ?failure, %error, "cannot open a connection");
         });
     }
 
@@ -279,7 +293,7 @@ impl Session {
         self.reason.set(Some(reason));
     }
 
-    /// The shorter of its two silences.
+    /// What is said about it while it lasts.
     pub(crate) fn view(&self, now: Instant) -> SessionView {
         let idle_ms = self.worker.epoch().millis(now).saturating_sub(self.active_ms.get());
         let backend = self.backend.get().and(self.lease.borrow().as_ref().map(|lease| Arc::clone(lease.backend())));
@@ -312,8 +326,8 @@ impl Session {
     }
 
     fn record(&self, lasted: Duration, reason: Reason) -> Record {
-        let lease = self.lease.borrow();
-        let backend = lease.as_ref().map(|lease| lease.backend());
+        let last = self.last.borrow();
+        let backend = last.as_ref().map(|(backend, _)| backend);
         let bytes = self.moved.get();
         Record {
             accepted: SystemTime::now() - lasted,
@@ -328,7 +342,7 @@ impl Session {
             service: Arc::clone(&self.settings.service),
             backend: backend.map(|backend| backend.address().clone()),
             zone: backend.map(|backend| backend.zone().clone()),
-            pick: lease.as_ref().map(Lease::reason),
+            pick: last.as_ref().map(|&(_, reason)| reason),
             attempts: self.attempts.get(),
             connect: self.connect.get(),
             first_byte: self.first_byte.get(),

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use balance::Address;
+use proxy::Bind;
 
-use super::checked::{Admin, AdminAddress, Bind};
+use super::checked::{Admin, AdminAddress};
 use super::convert::{ListenerDraft, ServiceDraft};
 use super::limits::MAX_BINDS;
 use super::names::nearest;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use balance::{Address, Policy, Zone};
+use proxy::Bind;
 
 use super::report::Report;
 
@@ -20,12 +21,23 @@ pub struct Config {
     pub admin: Admin,
     /// Where clients arrive. Names are unique, and so are addresses; at least one.
     pub listeners: Vec<Listener>,
+    /// For each listener the lines of its addresses, one for one.
+    pub listen_lines: Vec<Vec<usize>>,
     /// What clients ask for. Names are unique, and every listener's service is among them.
     pub services: Vec<Service>,
     /// A hash of the text, to tell a file that was touched from one that was changed. Stable within a process only.
     pub hash: u64,
     /// What is remarkable but not wrong; for the log and for `check`.
     pub warnings: Report,
+}
+
+impl Config {
+    /// The line that asks for an address of a listener.
+    pub fn line_of(&self, listener: &str, bind: &Bind) -> Option<usize> {
+        let at = self.listeners.iter().position(|other| other.name == listener)?;
+        let binds = &self.listeners[at].binds;
+        self.listen_lines[at].get(binds.iter().position(|other| other == bind)?).copied()
+    }
 }
 
 /// This process and the machine it runs on.
@@ -72,6 +84,16 @@ pub enum AdminAddress {
     Unix(PathBuf),
 }
 
+/// Prints the form that the configuration takes.
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// A place where clients arrive, and how their sessions are kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Listener {
@@ -99,26 +121,6 @@ pub struct Listener {
     pub max_connections_per_source: u32,
     /// Whether bulk data moves by splice(2).
     pub splice: bool,
-}
-
-/// One address of a listener.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Bind {
-    /// TCP. Port 0 takes any free one. `[::]` takes IPv4 too (`IPV6_V6ONLY` is cleared whatever the host's
-    /// `net.ipv6.bindv6only` says); every other IPv6 address takes IPv6 alone.
-    Inet(SocketAddr),
-    /// The path of a unix stream socket.
-    Unix(PathBuf),
-}
-
-/// Prints the form that the configuration takes.
-impl fmt::Display for Bind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(addr) => addr.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// What clients ask for, and who serves it.

@@ -33,7 +33,7 @@ use across::Drafts;
 use limits::MAX_FILE_BYTES;
 use problem::Problems;
 
-pub use checked::{Admin, AdminAddress, Bind, Config, Endpoint, Health, Listener, LogTarget, Node, Probe, Service};
+pub use checked::{Admin, AdminAddress, Config, Endpoint, Health, Listener, LogTarget, Node, Probe, Service};
 pub use problem::{Code, Problem, Severity};
 pub use report::{Place, Report};
 pub use schema::schema;
@@ -89,9 +89,11 @@ fn check(text: &str, problems: &mut Problems) -> Option<Config> {
     drafts.services_lost = drafts.services.len() < services_written;
     across::check(&drafts, problems);
     let Drafts { admin: (admin, _), listeners, services, .. } = drafts;
+    let listen_lines = listeners.iter().map(|draft| lines(text, &draft.binds)).collect();
     Some(Config {
         node,
         admin,
+        listen_lines,
         listeners: listeners.into_iter().map(|draft| draft.listener).collect(),
         services: services.into_iter().map(|draft| draft.service).collect(),
         hash: hash(text),
@@ -136,6 +138,18 @@ fn read(path: &Path) -> Result<String, Problem> {
         let message = format!("{} is not UTF-8: {}", path.display(), error.utf8_error());
         Problem::new(Code::Syntax, None, message).help("save it as UTF-8")
     })
+}
+
+/// The lines, counted from 1, on which the spans begin. A listener has few of them on few lines.
+fn lines(text: &str, spans: &[raw::Span]) -> Vec<usize> {
+    let line = |span: &raw::Span| text.as_bytes()[..span.start].iter().filter(|&&byte| byte == b'\n').count() + 1;
+    let mut last: Option<(usize, usize)> = None;
+    let mut counted = |span: &raw::Span| match last {
+        // A range of ports is one text with many addresses.
+        Some((start, line)) if start == span.start => line,
+        Some(_) | None => last.insert((span.start, line(span))).1,
+    };
+    spans.iter().map(&mut counted).collect()
 }
 
 fn hash(text: &str) -> u64 {

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use balance::Address;
 
-use super::super::checked::Bind;
 use super::super::limits::MAX_PORTS_PER_LISTENER;
 use super::super::problem::{Code, Problem, quoted};
 use super::super::raw::At;
+use proxy::Bind;
 
 /// Every address that one text names.
 pub fn addresses(at: &At<String>) -> Result<Vec<Bind>, Problem> {

@@ -1,6 +1,8 @@
 //! A table `[[listener]]`.
 
-use super::super::checked::{Bind, Listener};
+use proxy::Bind;
+
+use super::super::checked::Listener;
 use super::super::limits::*;
 use super::super::problem::{Code, Problem, Problems, quoted};
 use super::super::raw::{self, At, Field, Span};

@@ -3,7 +3,9 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-use super::super::checked::{Admin, AdminAddress, Bind, LogTarget, Node};
+use proxy::Bind;
+
+use super::super::checked::{Admin, AdminAddress, LogTarget, Node};
 use super::super::limits::{ADMIN_LISTEN, DRAIN_TIMEOUT, NODE_MAX_CONNECTIONS, WORKERS};
 use super::super::names::is_name;
 use super::super::problem::{Code, Problem, Problems, quoted};

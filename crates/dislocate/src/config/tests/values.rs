@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use balance::{Address, Policy, Zone};
+use proxy::Bind;
 
-use super::super::{AdminAddress, Bind, DEFAULT, LogTarget, Probe, limits};
+use super::super::{AdminAddress, DEFAULT, LogTarget, Probe, limits};
 use super::{BACKENDS, LISTEN, good, with};
 
 fn inet(text: &str) -> Bind {
