@@ -76,10 +76,11 @@ impl fmt::Display for Probe {
     }
 }
 
-/// As in Consul and in Kubernetes within a factor of two; HAProxy's 2 s costs more than a quicker notice is worth,
-/// since passive checks notice within milliseconds where there is traffic.
+/// Between the 2 s of HAProxy and the 10 s of Kubernetes. Where there is traffic, its own failures are noticed within
+/// milliseconds, so that this need only find the trouble of quiet backends, and the end of all trouble.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Three times a round trip between continents, with room for one lost SYN to be noticed as trouble.
+/// Three round trips between continents. A lost SYN, which is sent again after 1 s (RFC 6298), fails the probe;
+/// that is what `fall` forgives.
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// As in HAProxy: one lucky answer of a restarting backend is not enough.
 const RISE: u32 = 2;

@@ -11,9 +11,9 @@
 //!     └──────── job ────────┘
 //! ```
 //!
-//! Decisions are apart from doing: [`check`] judges, [`schedule`] says when, [`roster`] joins the two for a service.
-//! All of them take the time and random numbers as arguments. [`probe`] opens sockets, [`service`] runs probes, and
-//! [`services`] is the handle that the program owns.
+//! Decisions are apart from doing: `check` judges, `schedule` says when, `roster` joins the two for a service.
+//! All of them take the time and random numbers as arguments. `probe` opens sockets, `service` runs probes, and [`Services`]
+//! is the handle that the program owns.
 #![forbid(unsafe_code)]
 
 mod check;

@@ -105,7 +105,9 @@ async fn within<T>(
 /// (stopped, starved of CPU), and the answer may well lie unread in our own queue.
 fn expired(doing: &str, late: Duration) -> Trouble {
     match late {
-        late if late > STANDSTILL => Trouble::Ours(format!("{doing}: this node stood still for {late:.1?}").into()),
+        late if late > STANDSTILL => {
+            Trouble::Ours(format!("{doing}: this node stood still for {} ms", late.as_millis()).into())
+        }
         _ => Trouble::Theirs(format!("{doing}: timed out").into()),
     }
 }

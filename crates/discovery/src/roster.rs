@@ -1,5 +1,6 @@
 //! The checks of one service: who is due, what a finding changes, what is to be published. Pure.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use balance::{Active, Address, Backend, BackendSet, Endpoint, Facts, Outcome, Rng, Zone};
 
 use crate::check::{Check, Limits};
-use crate::probe::{Detail, Finding, Trouble};
+use crate::probe::{Finding, Trouble};
 use crate::schedule::Schedule;
 use crate::{HealthConfig, Probe, ServiceConfig};
 
@@ -88,7 +89,7 @@ pub struct CheckReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastResult {
     /// What came, in words of our own: nothing that a backend sent is repeated.
-    pub text: Detail,
+    pub text: Cow<'static, str>,
     /// When, in milliseconds of the program's epoch.
     pub at_ms: u64,
 }
@@ -178,7 +179,7 @@ impl Roster {
             self.running.insert(address.clone(), Relevance::Counts);
             let monitor = self.monitors.get(&address)?;
             if monitor.is_proved_by_traffic(&health, now_ms) {
-                self.conclude(&address, &Ok(Detail::Borrowed("connections of clients succeed")), now_ms);
+                self.conclude(&address, &Ok(Cow::Borrowed("connections of clients succeed")), now_ms);
                 continue;
             }
             let service = Arc::clone(&self.config.settings.name);

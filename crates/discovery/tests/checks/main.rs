@@ -1,0 +1,8 @@
+//! Health checks against real sockets and processes of this machine.
+#![forbid(unsafe_code)]
+
+mod exec;
+mod http;
+mod services;
+mod support;
+mod tcp;
