@@ -56,6 +56,7 @@ fn a_service_whose_backends_all_have_weight_zero_refuses_at_once() {
     let backend = Backend::echo();
     let resting = format!("{{ address = \"{}\", weight = 0 }}", backend.address());
     let proxy = Config::to([resting.as_str()]).start();
+    proxy.expect_log("weight 0");
     assert_eq!(Conn::open(proxy.main()).end(), End::Reset);
     proxy.record("no_backend");
     assert_eq!(backend.accepted(), 0, "a backend of weight zero gets nobody");

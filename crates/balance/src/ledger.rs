@@ -20,6 +20,17 @@ pub enum Use {
 }
 
 impl Use {
+    /// Whether it serves clients. Their share leaves a reserve, so that an overload can be looked at and backends can
+    /// still be checked.
+    fn is_traffic(self) -> bool {
+        match self {
+            Self::Sessions | Self::Pipes => true,
+            Self::Probes | Self::Admin => false,
+        }
+    }
+}
+
+impl Use {
     /// Every use, in the order of the label's documentation.
     pub const ALL: [Self; 4] = [Self::Sessions, Self::Pipes, Self::Probes, Self::Admin];
 
@@ -51,7 +62,8 @@ impl Ledger {
 
     /// Takes `count` descriptors for `purpose` until the hold is dropped, or nothing when fewer are left.
     pub fn take(self: &Arc<Self>, purpose: Use, count: u32) -> Option<Hold> {
-        let within = |total: u32| total.checked_add(count).filter(|&next| next <= self.limit);
+        let limit = if purpose.is_traffic() { self.limit - self.control_reserve() } else { self.limit };
+        let within = |total: u32| total.checked_add(count).filter(|&next| next <= limit);
         self.total.fetch_update(Relaxed, Relaxed, within).ok()?;
         self.used[purpose as usize].fetch_add(count, Relaxed);
         Some(Hold { ledger: Arc::clone(self), purpose, count })
@@ -60,6 +72,11 @@ impl Ledger {
     /// Descriptors out for `purpose` now.
     pub fn used(&self, purpose: Use) -> u32 {
         self.used[purpose as usize].load(Relaxed)
+    }
+
+    /// What traffic must leave to probes and admin connections.
+    fn control_reserve(&self) -> u32 {
+        (self.limit / CONTROL_SHARE).min(CONTROL_MOST)
     }
 
     /// All that may be out at once.
@@ -83,9 +100,23 @@ impl Drop for Hold {
     }
 }
 
+/// An eighth of a small account, and of a large one as many as 128 probes need.
+const CONTROL_SHARE: u32 = 8;
+const CONTROL_MOST: u32 = 128;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn traffic_leaves_a_reserve_for_probes_and_admin() {
+        let ledger = Ledger::new(64);
+        let sessions: Vec<Hold> = std::iter::from_fn(|| ledger.take(Use::Sessions, 2)).collect();
+        assert_eq!(sessions.len(), 28);
+        assert!(ledger.take(Use::Pipes, 2).is_none());
+        let control: Vec<Hold> = std::iter::from_fn(|| ledger.take(Use::Admin, 1)).collect();
+        assert_eq!(control.len(), 8);
+    }
 
     #[test]
     fn what_is_out_for_one_use_is_not_there_for_another() {

@@ -98,20 +98,14 @@ pub fn dispatch(cli: Cli) -> ExitCode {
     }
 }
 
-/// Reads a configuration for a command that needs one. Problems and warnings go to standard error.
+/// Reads a configuration for a command that needs one. Problems go to standard error; warnings are the caller's.
 ///
 /// *Errors*: the exit code for a configuration that cannot be used.
 pub fn load(path: &Path) -> Result<Config, ExitCode> {
-    match config::load(path) {
-        Ok(config) => {
-            explain(&config.warnings);
-            Ok(config)
-        }
-        Err(report) => {
-            refuse(&report);
-            Err(ExitCode::from(USAGE))
-        }
-    }
+    config::load(path).map_err(|report| {
+        refuse(&report);
+        ExitCode::from(USAGE)
+    })
 }
 
 /// Says on standard error why a command failed.

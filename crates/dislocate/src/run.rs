@@ -31,6 +31,7 @@ pub fn run(path: &Path) -> ExitCode {
     let events = Queue::stderr(&dropped);
     log::init_events(events.clone(), std::io::stderr().is_terminal());
     count_panics();
+    log_warnings(&config);
     let served = serve(path, config, &events, &dropped);
     events.flush(FLUSH_LIMIT);
     match served {
@@ -112,8 +113,8 @@ impl Running {
         let reloads = &self.program.state().reloads;
         let file = self.path.display();
         match outcome {
-            // Events of other files in the folder, or of a file that was only touched.
-            Outcome::Unchanged if cause == Cause::Watch => return,
+            // Events of other files in the folder, or of a file that was only touched; not a bad file put right.
+            Outcome::Unchanged if cause == Cause::Watch && !reloads.last_refused.load(Relaxed) => return,
             Outcome::Unchanged => {
                 reloads.unchanged.fetch_add(1, Relaxed);
                 tracing::info!(%file, "configuration unchanged");
@@ -139,6 +140,7 @@ impl Running {
         }
         match self.program.apply(&config).await {
             Ok(()) => {
+                log_warnings(&config);
                 self.config = config;
                 Outcome::Applied(plan)
             }
@@ -259,6 +261,14 @@ fn announce(program: &Program, admin: &Admin) {
     let mut out = std::io::stdout().lock();
     // Where nobody reads it, nobody misses it.
     let _unread = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Puts what is remarkable about a configuration into the log.
+fn log_warnings(config: &Config) {
+    for problem in config.warnings.problems() {
+        let line = config.warnings.place(problem).line;
+        tracing::warn!(file = config.warnings.file(), line, help = problem.help, "configuration: {}", problem.message);
+    }
 }
 
 /// An address that cannot be opened, with the place in the file that asks for it.

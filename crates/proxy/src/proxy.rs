@@ -108,6 +108,13 @@ struct Open {
     number: u64,
 }
 
+impl Open {
+    /// Whether this is the address that `key` asks for: the same wish, or the port that a wish was given, named.
+    fn serves(&self, key: &Key) -> bool {
+        self.key == *key || *self.bound.address() == key.bind
+    }
+}
+
 /// What makes an address of a new configuration the same as one that is open. Port 0 is a wish, not an address, so it
 /// belongs to the listener and the place in its list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -153,7 +160,7 @@ impl Proxy {
         let mut fresh = HashMap::new();
         for listener in wanted {
             for key in keys(&listener.name, &listener.binds) {
-                if self.open.iter().any(|open| open.key == key) {
+                if self.open.iter().any(|open| open.serves(&key)) {
                     continue;
                 }
                 let opened = Bound::open(&key.bind, self.workers.len(), listener.inherited());
@@ -179,13 +186,16 @@ impl Proxy {
         let shortest_ms = shortest.min().map_or(u64::MAX, |timeout| timeout.as_millis() as u64);
         self.shared.shortest_timeout_ms.store(shortest_ms, Relaxed);
 
-        let mut before: HashMap<Key, Open> = self.open.drain(..).map(|open| (open.key.clone(), open)).collect();
+        let mut before = std::mem::take(&mut self.open);
         let mut listeners = BTreeMap::new();
         for spec in specs {
             let listener = self.listener(&spec);
             for key in keys(&spec.wanted.name, &spec.wanted.binds) {
-                match before.remove(&key) {
-                    Some(open) => self.keep(open, &spec.wanted, &listener).await,
+                match before.iter().position(|open| open.serves(&key)) {
+                    Some(at) => {
+                        let open = Open { key, ..before.swap_remove(at) };
+                        self.keep(open, &spec.wanted, &listener).await;
+                    }
                     None => {
                         let ready = fresh.remove(&key).expect("every missing address was prepared");
                         self.begin(key, ready, &spec.wanted, &listener).await;
@@ -195,7 +205,7 @@ impl Proxy {
             listeners.insert(spec.wanted.name, listener);
         }
         self.listeners = listeners;
-        for open in before.into_values() {
+        for open in before {
             self.end(open).await;
         }
     }
