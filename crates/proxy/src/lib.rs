@@ -1,8 +1,8 @@
 //! The data plane of dislocate: listeners, and the sessions that they bring.
 //!
-//! A connection's way through the files: [`accept`] takes it, [`limits`] permits it, [`session`] picks a backend from
-//! the live set and has [`connect`] reach it, [`relay`] moves its bytes as [`flow`] says, and [`record`] tells the end.
-//! Each worker ([`worker`]) does all of that on one thread with its own sockets; [`proxy`] is the handle that the
+//! A connection's way through the files: `accept` takes it, `limits` permits it, `session` picks a backend from
+//! the live set and has `connect` reach it, `relay` moves its bytes as `flow` says, and `record` tells the end.
+//! Each worker (`worker`) does all of that on one thread with its own sockets; `proxy` is the handle that the
 //! program holds.
 #![forbid(unsafe_code)]
 
