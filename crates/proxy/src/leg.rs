@@ -126,22 +126,23 @@ impl Leg {
         whole: usize,
         mut take: impl FnMut(&Stream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        if self.unasked.get() {
-            let result = take(&self.stream);
-            self.unasked.set(matches!(result, Ok(count) if count >= whole));
-            if !would_block(&result) {
-                return Poll::Ready(result);
-            }
-        }
         loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let result = self.stream.try_io(Interest::READABLE, || take(&self.stream));
+            let result = if self.unasked.get() {
+                let result = take(&self.stream);
+                // The event loop will not tell of what is left, so the next read has to ask as well.
+                self.unasked.set(matches!(result, Ok(count) if count >= whole));
+                result
+            } else {
+                ready!(self.stream.poll_read_ready(cx))?;
+                self.stream.try_io(Interest::READABLE, || take(&self.stream))
+            };
+            if would_block(&result) {
+                continue;
+            }
             if matches!(result, Ok(count) if (1..whole).contains(&count)) {
                 self.stream.forget_ready(Interest::READABLE);
             }
-            if !would_block(&result) {
-                return Poll::Ready(result);
-            }
+            return Poll::Ready(result);
         }
     }
 
