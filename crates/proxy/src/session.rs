@@ -148,7 +148,9 @@ pub(crate) fn start(
 
 async fn run(owner: Owner) {
     let session = &owner.session;
-    let reason = match reach(session).await {
+    // In an allocation of its own, which goes when the backend is reached: inside the task it would stay, and idle
+    // sessions would pay for the largest moment of their lives.
+    let reason = match Box::pin(reach(session)).await {
         Ok(()) => session.relay().await,
         Err(reason) => reason,
     };
