@@ -1,9 +1,11 @@
 //! Noticing that the configuration file has changed.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::ModifyKind;
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 /// Watches a file by its folder: editors and ConfigMaps put a new file (or a new symlink) in its place, and a watch on
@@ -19,9 +21,10 @@ impl FileWatch {
     /// *Errors*: no inotify instance is to be had, or the folder cannot be read.
     pub fn new(file: &Path) -> notify::Result<Self> {
         let (happened, events) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let read_only = event.is_ok_and(|event| event.kind.is_access());
-            if !read_only {
+        let name = file.file_name().map(ToOwned::to_owned);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            // An error may hide anything, so it counts as a change.
+            if !event.is_ok_and(|event| is_of_others(&event, name.as_deref())) {
                 // Full means that somebody will look anyway.
                 let _pending = happened.try_send(());
             }
@@ -44,6 +47,41 @@ impl FileWatch {
     }
 }
 
+/// Whether an event says nothing about our file: somebody reads, or writes into another file of the folder, such as a
+/// log. Names that come and go always matter, since one may be a link on the way to ours.
+fn is_of_others(event: &Event, ours: Option<&OsStr>) -> bool {
+    match event.kind {
+        EventKind::Access(_) => true,
+        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {
+            event.paths.iter().all(|path| path.file_name() != ours)
+        }
+        _ => false,
+    }
+}
+
 /// A writer that pauses for longer than this is taken to have finished.
 const REST: Duration = Duration::from_millis(50);
 const AT_MOST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{AccessKind, CreateKind, DataChange, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_change_our_file_is_heard() {
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        let cases = [
+            (written, "/etc/d/d.toml", false),
+            (written, "/etc/d/sessions.log", true),
+            (EventKind::Access(AccessKind::Any), "/etc/d/d.toml", true),
+            (EventKind::Create(CreateKind::File), "/etc/d/..data", false),
+            (EventKind::Modify(ModifyKind::Name(RenameMode::To)), "/etc/d/..data", false),
+        ];
+        for (kind, path, others) in cases {
+            let event = Event::new(kind).add_path(path.into());
+            assert_eq!(is_of_others(&event, Some(OsStr::new("d.toml"))), others, "{kind:?} of {path}");
+        }
+    }
+}
