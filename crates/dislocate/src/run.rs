@@ -15,6 +15,7 @@ use crate::admin::Admin;
 use crate::cli;
 use crate::config::{self, Config, LogTarget};
 use crate::log::{self, Dropped, Queue};
+use crate::panics;
 use crate::plan::Plan;
 use crate::program::Program;
 use crate::state::PANICS;
@@ -60,6 +61,7 @@ fn serve(path: &Path, config: Config, events: &Queue, dropped: &Dropped) -> anyh
         let admin = admin.with_context(|| format!("cannot listen on {} for admin", config.admin.listen))?;
         announce(&program, &admin);
         tokio::spawn(admin.serve(std::sync::Arc::clone(program.state())));
+        tokio::spawn(panics::tell(std::sync::Arc::clone(program.state())));
         let running = Running { path: path.to_owned(), config, program, records, refused: None };
         running.until_stopped(&mut signals).await
     })
