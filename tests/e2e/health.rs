@@ -157,6 +157,8 @@ fn a_failing_check_that_takes_everything_out_is_ignored_and_says_so() {
     assert_eq!(fetch(&proxy.main()), 500, "with nobody left in health, everybody is tried");
     assert_eq!(panic_of(&proxy), 1.0, "ignoring the checks is visible");
     assert!(proxy.metrics().sum("picks_total{reason=\"panic\"}") >= 1.0, "such a pick is counted as such");
+    let told = |text: &str| proxy.log_lines().iter().any(|line| line.contains(text) && line.contains("\"local\""));
+    eventually("the log tells of it, with its zone", || told("panic: too few backends"));
 
     // when
     healthy.store(200, Ordering::Relaxed);
@@ -164,6 +166,7 @@ fn a_failing_check_that_takes_everything_out_is_ignored_and_says_so() {
     // then
     eventually("the panic ends with its cause", || panic_of(&proxy) == 0.0);
     assert_eq!(fetch(&proxy.main()), 200);
+    eventually("the log tells of its end", || told("the panic is over"));
     proxy.finish();
 }
 

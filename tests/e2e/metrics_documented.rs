@@ -39,7 +39,9 @@ fn every_reason_that_is_shown_is_documented() {
 /// The page after sessions, a refused backend, a retry, a refused session and a reload.
 fn after_a_bit_of_everything() -> Metrics {
     let (gone, alive) = (refusing(), Backend::echo());
-    let config = Config::to([gone.address(), alive.address()]).service("balance = \"round_robin\"");
+    // In another zone, so that bytes cross.
+    let alive = format!("{{ address = \"{}\", zone = \"elsewhere\" }}", alive.address());
+    let config = Config::to([gone.address(), &alive]).service("balance = \"round_robin\"");
     let config = config.listener("max_connections = 1");
     let proxy = config.start();
     proxy.expect_trouble_with_backends();

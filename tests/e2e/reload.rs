@@ -118,6 +118,40 @@ fn listeners_come_and_go_while_sessions_live() {
 }
 
 #[test]
+fn an_address_that_changes_its_listener_loses_no_connection() {
+    // given
+    let backend = Named::start("backend");
+    let config = Config::to([backend.address()]).listen(&format!("{}:4000", loopback()));
+    let names = [config.toml(), config.toml().replace("name = \"main\"", "name = \"other\"")];
+    let proxy = config.start();
+    let address = proxy.main();
+    let (done, served) = (AtomicBool::new(false), AtomicU64::new(0));
+
+    thread::scope(|scope| {
+        // when
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // then: connecting, the greeting and FIN all succeed, or this panics
+                    who(&address);
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for toml in names.iter().cycle().skip(1).take(20) {
+            let before = served.load(Ordering::Relaxed);
+            proxy.reload(toml);
+            eventually("clients come", || served.load(Ordering::Relaxed) > before + 20);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+
+    // then
+    assert_eq!(proxy.addresses_now("main"), [address], "the address is where it began");
+    proxy.finish();
+}
+
+#[test]
 fn a_session_outlives_its_backends_place_in_the_configuration() {
     let (leaving, staying) = (Named::start("leaving"), Named::start("staying"));
     let proxy = Config::to([leaving.address()]).start();

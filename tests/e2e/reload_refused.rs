@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::harness::{Config, Conn, Named, Proxy, eventually, loopback, who};
+use crate::harness::{Config, Conn, Named, Proxy, eventually, loopback, observe, who};
 
 #[test]
 fn a_file_that_is_no_toml_is_refused() {
@@ -99,6 +100,28 @@ fn a_port_that_is_taken_refuses_the_whole_reload() {
     // then
     proxy.stays_as_it_was(&taken.0);
     assert!(Conn::try_open(&free).is_err(), "no half of a refused configuration takes effect");
+    proxy.recovers(&good);
+    proxy.finish();
+}
+
+#[test]
+fn a_refusal_is_told_once_however_often_the_folder_changes() {
+    // given
+    let (proxy, good) = running();
+    proxy.rewrite(&format!("{good}\nbalnace = \"maglev\"\n"));
+    let refusals = || proxy.metrics().sum("config_reloads_total{result=\"refused\"}");
+    eventually("the refusal is counted", || refusals() == 1.0);
+
+    // when: somebody else writes beside the file, as a log would
+    for number in 0..10 {
+        fs::write(proxy.config_path().with_extension("log"), format!("line {number}")).unwrap();
+        observe(Duration::from_millis(100));
+    }
+
+    // then
+    assert_eq!(refusals(), 1.0, "a refusal is not repeated for changes of other files");
+    proxy.signal(Signal::HUP);
+    eventually("who asks is answered again", || refusals() == 2.0);
     proxy.recovers(&good);
     proxy.finish();
 }

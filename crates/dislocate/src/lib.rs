@@ -1,8 +1,8 @@
 //! dislocate, a layer-4 load balancer: the parts of the program, for its binary, its tests and its fuzz targets.
 //!
 //! [`cli`] reads the command line, [`config`] the file; [`run`] starts a [`program`] from it and obeys signals, with
-//! [`plan`] to say what a reload changes. [`admin`], [`metrics`] and [`views`] tell what is in [`state`]; [`log`] writes
-//! what happened.
+//! [`plan`] to say what a reload changes. [`admin`], [`metrics`], [`views`] and [`panics`] tell what is in [`state`];
+//! [`log`] writes what happened.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -13,6 +13,7 @@ pub mod descriptors;
 mod families;
 pub mod log;
 pub mod metrics;
+pub mod panics;
 pub mod plan;
 mod process;
 pub mod program;

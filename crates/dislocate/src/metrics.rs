@@ -19,8 +19,8 @@ use crate::state::{PANICS, State};
 /// *Errors*: none in practice: the encoder refuses only families without name or samples, and there are none.
 pub fn render(state: &State) -> prometheus::Result<String> {
     let mut families = Families::default();
-    of_program(&mut families, state);
     let running = state.running.load();
+    of_program(&mut families, state, &running.node);
     for view in &running.listeners {
         of_listener(&mut families, &view.listener);
     }
@@ -35,13 +35,13 @@ pub fn render(state: &State) -> prometheus::Result<String> {
     TextEncoder::new().encode_to_string(&families.into_sorted())
 }
 
-fn of_program(families: &mut Families, state: &State) {
+fn of_program(families: &mut Families, state: &State, node: &str) {
     let count = |value: &std::sync::atomic::AtomicU64| value.load(Relaxed) as f64;
     families.add(
         Kind::Gauge,
         "build_info",
-        "The version, as a label; always 1.",
-        &[("version", env!("CARGO_PKG_VERSION"))],
+        "The version and the node's name, as labels; always 1.",
+        &[("version", env!("CARGO_PKG_VERSION")), ("node", node)],
         1.0,
     );
     for (result, value) in

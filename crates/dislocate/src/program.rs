@@ -71,7 +71,8 @@ impl Program {
         self.proxy.set_max_connections(config.node.max_connections.map_or(0, Into::into));
         let reader = |service: &config::Service| (service.name.clone(), self.reader(&service.name));
         let services = config.services.iter().map(reader).collect();
-        self.state.running.store(Arc::new(Running { listeners: self.proxy.listeners(), services }));
+        let (node, listeners) = (config.node.name.clone(), self.proxy.listeners());
+        self.state.running.store(Arc::new(Running { node, listeners, services }));
         Ok(())
     }
 

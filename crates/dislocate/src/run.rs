@@ -15,6 +15,7 @@ use crate::admin::Admin;
 use crate::cli;
 use crate::config::{self, Config, LogTarget};
 use crate::log::{self, Dropped, Queue};
+use crate::panics;
 use crate::plan::Plan;
 use crate::program::Program;
 use crate::state::PANICS;
@@ -60,7 +61,8 @@ fn serve(path: &Path, config: Config, events: &Queue, dropped: &Dropped) -> anyh
         let admin = admin.with_context(|| format!("cannot listen on {} for admin", config.admin.listen))?;
         announce(&program, &admin);
         tokio::spawn(admin.serve(std::sync::Arc::clone(program.state())));
-        let running = Running { path: path.to_owned(), config, program, records };
+        tokio::spawn(panics::tell(std::sync::Arc::clone(program.state())));
+        let running = Running { path: path.to_owned(), config, program, records, refused: None };
         running.until_stopped(&mut signals).await
     })
 }
@@ -71,6 +73,8 @@ struct Running {
     config: Config,
     program: Program,
     records: Option<Queue>,
+    /// Why the file as it is now was refused, if it was.
+    refused: Option<String>,
 }
 
 impl Running {
@@ -123,13 +127,17 @@ impl Running {
                 reloads.ok.fetch_add(1, Relaxed);
                 tracing::info!(%file, %plan, "configuration reloaded");
             }
+            // Said already. The folder may change at any pace, and even by our saying it, when a log lies beside the file.
+            Outcome::Refused(why) if cause == Cause::Watch && self.refused.as_ref() == Some(&why) => return,
             Outcome::Refused(why) => {
                 reloads.refused.fetch_add(1, Relaxed);
                 reloads.last_refused.store(true, Relaxed);
                 tracing::error!(%file, why, "configuration refused; the one before goes on");
+                self.refused = Some(why);
                 return;
             }
         }
+        self.refused = None;
         reloads.last_refused.store(false, Relaxed);
     }
 

@@ -37,6 +37,8 @@ pub struct State {
 /// Listeners and services of one configuration.
 #[derive(Default)]
 pub struct Running {
+    /// The node's name.
+    pub node: String,
     /// By name.
     pub listeners: Vec<ListenerView>,
     /// In the order of the configuration.

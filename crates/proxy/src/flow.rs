@@ -209,6 +209,23 @@ mod tests {
         assert_eq!(flow.totals(), (3 * BULK_BYTES as u64 + 100 + 8 * 64, 8 * 64));
     }
 
+    #[test]
+    fn without_a_pipe_it_copies_for_a_while_and_without_splice_for_good() {
+        let mut flow = Flow::new(0, true);
+        let bulk = |flow: &mut Flow| {
+            (0..2).for_each(|_| took_and_gave(flow, BULK_BYTES));
+            flow.choose_carrier();
+        };
+        bulk(&mut flow);
+        flow.copy();
+        assert_eq!(flow.next(), Step::Read);
+        bulk(&mut flow);
+        assert_eq!(flow.next(), Step::Fill, "a pipe is asked for again");
+        flow.never_splice();
+        bulk(&mut flow);
+        assert_eq!(flow.next(), Step::Read, "a source that refused splice(2) is not asked again");
+    }
+
     /// A source and a sink with plans of their own, driven by the machine: what arrives is what was sent, in order,
     /// and the end comes after all of it.
     fn run(source: &[u8], reads: &[usize], writes: &[usize], pipes: &[bool]) -> (Vec<u8>, bool) {

@@ -131,3 +131,47 @@ const SIZES: [usize; 3] = [1024 * 1024, 256 * 1024, 64 * 1024];
 const SMALLEST_BYTES: usize = 64 * 1024;
 /// Pipes of the process: at the size that a user without privileges gets past the first 64, half of the quota.
 const PIPES_OF_PROCESS: u32 = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(descriptors: u32) -> PipePool {
+        PipePool::new(Ledger::new(descriptors), Arc::default())
+    }
+
+    #[test]
+    fn pipes_are_made_when_asked_for_counted_and_used_again() {
+        let pool = pool(100);
+        assert_eq!(pool.ledger.used(Use::Pipes), 0, "nothing is open before the first bulk");
+        let pipe = pool.take().expect("there is room for a pipe");
+        assert_eq!((pool.counters.busy(), pool.counters.idle(), pool.ledger.used(Use::Pipes)), (1, 0, 2));
+        pool.give_back(pipe);
+        assert_eq!((pool.counters.busy(), pool.counters.idle(), pool.ledger.used(Use::Pipes)), (0, 1, 2));
+        let again = pool.take();
+        assert_eq!(pool.ledger.used(Use::Pipes), 2, "the idle pipe is taken before a new one");
+        drop(again);
+        assert_eq!((pool.counters.busy(), pool.counters.idle(), pool.ledger.used(Use::Pipes)), (0, 0, 0));
+    }
+
+    #[test]
+    fn idle_pipes_go_by_halves() {
+        let pool = pool(100);
+        let pipes: Vec<Pipe> = std::iter::from_fn(|| pool.take()).take(8).collect();
+        pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
+        for left in [4, 2, 1, 0] {
+            pool.trim();
+            assert_eq!((pool.counters.idle(), pool.ledger.used(Use::Pipes)), (left, 2 * left));
+        }
+    }
+
+    #[test]
+    fn without_descriptors_there_is_no_pipe_and_it_is_counted() {
+        let pool = pool(2);
+        let first = pool.take();
+        assert!(first.is_some() && pool.take().is_none());
+        assert_eq!((pool.counters.refused(), pool.counters.busy()), (1, 1));
+        drop(first);
+        assert!(pool.take().is_some(), "there is one again when there are descriptors");
+    }
+}

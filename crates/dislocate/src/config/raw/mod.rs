@@ -33,7 +33,7 @@ pub struct File {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Node {
-    /// The name of this node in logs and metrics. Left out: the host's name.
+    /// The name of this node in `dislocate_build_info`. Left out: the host's name.
     #[schemars(regex(pattern = NAME_PATTERN))]
     pub name: Field<String>,
     /// Where this node is: a data centre, optionally `/` and an availability zone.
