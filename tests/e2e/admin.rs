@@ -17,7 +17,7 @@ fn services_are_listed_with_their_backends() {
     // then
     let service = &services[0];
     assert_eq!(service["name"], "app");
-    assert_eq!(service["balance"], "least_conn");
+    assert_eq!(service["balance"], "latency");
     let expected = [(home.address(), 1, "local", 0), (away.address(), 2, "ams", 1)];
     for (address, weight, zone, priority) in expected {
         let backend = proxy.backend(address);

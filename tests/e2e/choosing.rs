@@ -24,7 +24,7 @@ fn round_robin_keeps_the_weights_exactly() {
         assert_eq!(count(window), counts([("heavy", 3), ("light", 1)]), "the lighter one is spread evenly between");
     }
     let picks = |backend: &Named| {
-        proxy.metrics().sum(&format!("picks_total{{backend=\"{}\",reason=\"normal\"}}", backend.address()))
+        proxy.metrics().sum(&format!("picks_total{{backend=\"{}\",reason=\"local\"}}", backend.address()))
     };
     assert_eq!((picks(&heavy), picks(&light)), (30.0, 10.0), "picks are counted by backend");
     proxy.finish();
@@ -64,10 +64,10 @@ fn least_conn_keeps_the_weights() {
 }
 
 #[test]
-fn least_conn_is_the_default() {
+fn latency_is_the_default() {
     let (one, two) = (Named::start("one"), Named::start("two"));
     let proxy = Config::to([one.address(), two.address()]).start();
-    assert_eq!(proxy.json("/v1/services")[0]["balance"], "least_conn");
+    assert_eq!(proxy.json("/v1/services")[0]["balance"], "latency");
     let held = hold(&proxy, 8);
     assert_eq!(names(&held), counts([("one", 4), ("two", 4)]));
     drop(held);
@@ -157,7 +157,7 @@ fn backups_serve_only_while_no_primary_does() {
 
 #[test]
 fn a_backend_of_weight_zero_gets_nobody() {
-    for balance in ["round_robin", "least_conn", "random_two", "source_hash", "maglev"] {
+    for balance in ["latency", "round_robin", "least_conn", "random_two", "source_hash", "maglev"] {
         let (serving, resting) = (Named::start("serving"), Named::start("resting"));
         let proxy = balanced(balance, &[weighted(&serving, 1), weighted(&resting, 0)]).start();
         for last in 1..=20 {

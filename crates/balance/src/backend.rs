@@ -1,11 +1,13 @@
 //! A backend: what a snapshot says of it, and the state that outlives snapshots.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::passive::{Passive, Verdict};
-use crate::{Address, Availability, Facts, Histogram, Outcome, Rng, Zone};
+use crate::estimate::{Line, Observation};
+use crate::passive::{Evidence, Passive, Verdict};
+use crate::pool::Pool;
+use crate::{Address, Availability, Facts, Histogram, Outcome, Rng, Sample, TurnClass, Zone};
 
 /// A backend as its source describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,12 +30,13 @@ pub struct Backend {
     endpoint: Endpoint,
     key: u64,
     state: Arc<BackendState>,
+    pool: Arc<Pool>,
 }
 
 impl Backend {
-    pub(crate) fn new(endpoint: Endpoint, state: Arc<BackendState>) -> Self {
+    pub(crate) fn new(endpoint: Endpoint, state: Arc<BackendState>, pool: Arc<Pool>) -> Self {
         let key = crate::hash::address_key(&endpoint.address);
-        Self { endpoint, key, state }
+        Self { endpoint, key, state, pool }
     }
 
     /// Where it is.
@@ -80,6 +83,24 @@ impl Backend {
 
     pub(crate) fn shared_state(&self) -> &Arc<BackendState> {
         &self.state
+    }
+
+    /// What its zone has in common.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Takes an answer: its time for the estimates, and that there was one for the failure memory. Returns whether that
+    /// readmitted an ejected backend.
+    pub(crate) fn answered(&self, sample: Sample, load: f32, now_ms: u64, on_trial: bool) -> bool {
+        let line = &self.state.line;
+        line.progressed(now_ms);
+        if sample.class != TurnClass::Untimed {
+            let took_us = self.pool.scaled(sample, line.base_us(), now_ms);
+            let net_us = line.saw_answer(Observation { took_us, load, now_ms });
+            self.pool.saw(net_us, now_ms);
+        }
+        self.state.answered(now_ms, on_trial)
     }
 
     /// Whether both are one backend, in whatever snapshots.
@@ -157,13 +178,8 @@ impl ConnectFailure {
 /// successes soon after failures, take.
 #[derive(Debug, Default)]
 pub struct BackendState {
-    /// Sessions that count as load: connecting plus established, from the moment of the pick (counting only one of
-    /// the two lets a slow backend pile up the other).
-    sessions: AtomicU32,
-    /// Those of `sessions` that are still connecting.
-    connecting: AtomicU32,
-    /// [`GATE_OPEN`], [`GATE_ON_TRIAL`], or the end of the ejection in milliseconds.
-    gate: AtomicU64,
+    /// What picks read. Its gate is [`GATE_OPEN`], [`GATE_ON_TRIAL`], or the end of the ejection in milliseconds.
+    pub(crate) line: Line,
     /// Virtual time of the round robin: see [`crate::round_robin`].
     pub(crate) pass: AtomicU64,
     passive: Mutex<Passive>,
@@ -171,6 +187,7 @@ pub struct BackendState {
     settled: AtomicBool,
     last_success_ms: AtomicU64,
     ejections: AtomicU64,
+    unanswered: AtomicU64,
     picks: [AtomicU64; crate::PickReason::ALL.len()],
     failures: [AtomicU64; ConnectFailure::ALL.len()],
     received_bytes: AtomicU64,
@@ -191,12 +208,33 @@ pub(crate) enum Gate {
 impl BackendState {
     /// Sessions connecting or established.
     pub fn sessions(&self) -> u32 {
-        self.sessions.load(Relaxed)
+        self.line.sessions.load(Relaxed)
     }
 
     /// Sessions that are connecting.
     pub fn connecting(&self) -> u32 {
-        self.connecting.load(Relaxed)
+        self.line.connecting.load(Relaxed)
+    }
+
+    /// Turns in flight: client bytes that wait for an answer.
+    pub fn turns(&self) -> u32 {
+        self.line.turns.load(Relaxed)
+    }
+
+    /// How long it takes to answer, network time taken out, as estimated now; nothing before the first answers.
+    pub fn server_seconds(&self) -> Option<f64> {
+        (self.line.samples() > 0).then(|| f64::from(self.line.answer().0) / 1e6)
+    }
+
+    /// The round trip to it without load; nothing before the first connection.
+    pub fn base_rtt_seconds(&self) -> Option<f64> {
+        let base = self.line.base_us();
+        (base > 0.0).then(|| f64::from(base) / 1e6)
+    }
+
+    /// How long its turns in flight have been waiting without any answer from it.
+    pub fn stuck_ms(&self, now_ms: u64) -> u32 {
+        self.line.stuck_ms(now_ms)
     }
 
     /// Ejections so far.
@@ -216,7 +254,7 @@ impl BackendState {
 
     /// Share of recent connections that failed, 0 to 1.
     pub fn failure_ratio(&self, now_ms: u64) -> f32 {
-        self.passive().ratio(now_ms)
+        self.line.failure(now_ms)
     }
 
     /// Bytes that ended sessions and finished transfers moved: (from the backend, to the backend).
@@ -245,16 +283,22 @@ impl BackendState {
         self.sent_bytes.fetch_add(sent, Relaxed);
     }
 
+    /// A check's connection was established, `took` after it was begun. It tells the distance of a backend without
+    /// traffic, and nothing about its load: a check does not queue like a request.
+    pub fn probe_connected(&self, took: Duration) {
+        self.line.saw_connect(micros(took));
+    }
+
     /// A health check passed: an ejection that still runs ends now, so that the next pick may be its trial. It never
     /// makes an ejection longer and never skips the trial: a check is not a session.
     pub fn probe_succeeded(&self, now_ms: u64) {
         let shorten = |gate: u64| (gate != GATE_OPEN && gate != GATE_ON_TRIAL && gate > now_ms).then_some(now_ms);
         // An error only says that there was nothing to shorten.
-        let _unchanged = self.gate.fetch_update(Relaxed, Relaxed, shorten);
+        let _unchanged = self.line.gate.fetch_update(Relaxed, Relaxed, shorten);
     }
 
     pub(crate) fn gate(&self, now_ms: u64) -> Gate {
-        match self.gate.load(Relaxed) {
+        match self.line.gate.load(Relaxed) {
             GATE_OPEN => Gate::Open,
             GATE_ON_TRIAL => Gate::OnTrial,
             until_ms if now_ms < until_ms => Gate::Shut,
@@ -265,57 +309,107 @@ impl BackendState {
     /// Takes the one trial, if it is due and nobody else has it.
     pub(crate) fn begin_trial(&self, now_ms: u64) -> bool {
         let due = |gate: u64| (gate != GATE_OPEN && gate != GATE_ON_TRIAL && gate <= now_ms).then_some(GATE_ON_TRIAL);
-        self.gate.fetch_update(Relaxed, Relaxed, due).is_ok()
+        self.line.gate.fetch_update(Relaxed, Relaxed, due).is_ok()
     }
 
     /// Gives the trial back undecided: the client left before the backend answered.
     pub(crate) fn abandon_trial(&self) {
-        self.gate.store(GATE_TRIAL_DUE, Relaxed);
+        // An error says that somebody else has decided since.
+        let _kept = self.line.gate.compare_exchange(GATE_ON_TRIAL, GATE_TRIAL_DUE, Relaxed, Relaxed);
+    }
+
+    /// Counts a session, unless there are `capacity` of them (0: any number).
+    pub(crate) fn admit(&self, capacity: u32) -> bool {
+        let sessions = &self.line.sessions;
+        if capacity == 0 {
+            sessions.fetch_add(1, Relaxed);
+        } else if sessions.fetch_update(Relaxed, Relaxed, |held| (held < capacity).then_some(held + 1)).is_err() {
+            return false;
+        }
+        self.line.connecting.fetch_add(1, Relaxed);
+        true
     }
 
     pub(crate) fn picked(&self, reason: crate::PickReason) {
-        self.sessions.fetch_add(1, Relaxed);
-        self.connecting.fetch_add(1, Relaxed);
         self.picks[reason as usize].fetch_add(1, Relaxed);
     }
 
     pub(crate) fn connecting_ended(&self) {
-        self.connecting.fetch_sub(1, Relaxed);
+        self.line.connecting.fetch_sub(1, Relaxed);
     }
 
     pub(crate) fn session_ended(&self) {
-        self.sessions.fetch_sub(1, Relaxed);
+        self.line.sessions.fetch_sub(1, Relaxed);
     }
 
-    /// Notes a connection that was established in `took`.
-    pub(crate) fn connected(&self, now_ms: u64, took: Duration, on_trial: bool, rng: &mut Rng) {
+    pub(crate) fn turn_over(&self) {
+        self.line.turns.fetch_sub(1, Relaxed);
+    }
+
+    /// Notes a connection that was established in `took`. Returns whether a trial goes on: a backend that was ejected
+    /// for not answering is tried until it answers, and while this session is silent others may try it too.
+    pub(crate) fn connected(&self, now_ms: u64, took: Duration, on_trial: bool, rng: &mut Rng) -> bool {
         self.connect.observe(took);
+        self.line.saw_connect(micros(took));
         self.last_success_ms.store(now_ms, Relaxed);
-        if on_trial || !self.settled.load(Relaxed) {
-            self.record(now_ms, Outcome::Success, on_trial, rng);
+        if on_trial && self.passive().wants_answers() {
+            let again_ms = now_ms + SILENT_TRIAL_MS;
+            // An error says that another trial has decided since.
+            let _still_out = self.line.gate.compare_exchange(GATE_ON_TRIAL, again_ms, Relaxed, Relaxed);
+            return true;
         }
+        if on_trial || !self.settled.load(Relaxed) {
+            self.record(now_ms, Evidence::Connect, Outcome::Success, on_trial, rng);
+        }
+        false
     }
 
     /// Notes a connection that failed; `true` when that ejected the backend.
     pub(crate) fn failed(&self, now_ms: u64, failure: ConnectFailure, on_trial: bool, rng: &mut Rng) -> bool {
         self.failures[failure as usize].fetch_add(1, Relaxed);
-        self.record(now_ms, Outcome::Failure, on_trial, rng)
+        self.record(now_ms, Evidence::Connect, Outcome::Failure, on_trial, rng)
     }
 
-    fn record(&self, now_ms: u64, outcome: Outcome, on_trial: bool, rng: &mut Rng) -> bool {
+    /// Notes an answer; `true` when that readmitted the backend.
+    pub(crate) fn answered(&self, now_ms: u64, on_trial: bool) -> bool {
+        if !on_trial && self.settled.load(Relaxed) {
+            return false;
+        }
+        let was_out = self.line.gate.load(Relaxed) != GATE_OPEN;
+        // A success draws nothing, so any generator will do.
+        self.record(now_ms, Evidence::Answer, Outcome::Success, on_trial, &mut Rng::new(0));
+        was_out && self.line.gate.load(Relaxed) == GATE_OPEN
+    }
+
+    /// Notes a request that got no answer by the backend's doing; `true` when that ejected the backend.
+    pub(crate) fn unanswered(&self, now_ms: u64, on_trial: bool, rng: &mut Rng) -> bool {
+        self.unanswered.fetch_add(1, Relaxed);
+        self.record(now_ms, Evidence::Answer, Outcome::Failure, on_trial, rng)
+    }
+
+    /// Requests without an answer so far.
+    pub fn unanswered_total(&self) -> u64 {
+        self.unanswered.load(Relaxed)
+    }
+
+    fn record(&self, now_ms: u64, of: Evidence, outcome: Outcome, on_trial: bool, rng: &mut Rng) -> bool {
         let mut passive = self.passive();
-        let already_out = !on_trial && self.gate.load(Relaxed) != GATE_OPEN;
-        let verdict = match on_trial {
-            true => passive.record_trial(now_ms, outcome, rng),
+        let is_out = self.line.gate.load(Relaxed) != GATE_OPEN;
+        let verdict = match on_trial && is_out {
+            true => passive.record_trial(now_ms, of, outcome, rng),
             // Sessions picked before the ejection still report; they tell nothing new and must not lengthen it.
-            false if already_out => Verdict::Keep,
-            false => passive.record(now_ms, outcome, rng),
+            false if is_out => Verdict::Keep,
+            false => passive.record(now_ms, of, outcome, rng),
         };
         self.settled.store(passive.is_clean(), Relaxed);
+        self.line.set_failure(passive.ratio(now_ms), now_ms);
         match verdict {
             Verdict::Keep => {}
-            Verdict::Eject { until_ms } => self.gate.store(until_ms, Relaxed),
-            Verdict::Readmit => self.gate.store(GATE_OPEN, Relaxed),
+            Verdict::Eject { until_ms } => {
+                self.line.forget();
+                self.line.gate.store(until_ms, Relaxed);
+            }
+            Verdict::Readmit => self.line.gate.store(GATE_OPEN, Relaxed),
         }
         let ejected = matches!(verdict, Verdict::Eject { .. });
         self.ejections.fetch_add(u64::from(ejected), Relaxed);
@@ -328,6 +422,12 @@ impl BackendState {
     }
 }
 
+fn micros(took: Duration) -> f32 {
+    took.as_nanos() as f32 / 1e3
+}
+
+/// A session on trial that has not said anything keeps others from trying for as long.
+const SILENT_TRIAL_MS: u64 = 1_000;
 const GATE_OPEN: u64 = 0;
 const GATE_ON_TRIAL: u64 = u64::MAX;
 /// An ejection that ended at the first millisecond of the epoch: due since ever.

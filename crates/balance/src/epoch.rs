@@ -17,4 +17,9 @@ impl Epoch {
     pub fn millis(self, at: Instant) -> u64 {
         at.saturating_duration_since(self.0).as_millis() as u64
     }
+
+    /// Microseconds from the epoch to `at`; 0 for an instant before it.
+    pub fn micros(self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.0).as_micros() as u64
+    }
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Backend, ConnectFailure, Rng};
+use crate::{Backend, ConnectFailure, Rng, Sample, Zone};
 
 /// Why a backend was picked; the `reason` of `dislocate_picks_total` and of the session record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PickReason {
-    /// The policy's choice.
-    Normal,
+    /// The policy's choice: in the home zone, or under a policy to which zones are all the same.
+    Local,
+    /// In another zone, because an answer from there will come sooner.
+    Spill,
     /// The policy's choice among those not tried yet, after another one failed.
     Retry,
     /// The one session that tries a backend after its ejection.
@@ -22,12 +24,13 @@ pub enum PickReason {
 
 impl PickReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::Normal, Self::Retry, Self::Trial, Self::Panic, Self::Backup];
+    pub const ALL: [Self; 6] = [Self::Local, Self::Spill, Self::Retry, Self::Trial, Self::Panic, Self::Backup];
 
     /// The name in every output.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Normal => "normal",
+            Self::Local => "local",
+            Self::Spill => "spill",
             Self::Retry => "retry",
             Self::Trial => "trial",
             Self::Panic => "panic",
@@ -37,20 +40,58 @@ impl PickReason {
 }
 
 /// The right to use a backend for one session. It counts as load from the pick on, first as connecting and after
-/// [`Lease::connected`] as established; dropping it ends that, whatever happened before.
+/// [`Lease::connected`] as established, and with its turn while the client waits for an answer; dropping it ends all of
+/// that, whatever happened before.
 #[derive(Debug)]
 pub struct Lease {
     backend: Arc<Backend>,
     reason: PickReason,
+    /// What the backend was chosen for; 0 under policies without a score.
+    score: f32,
     connecting: bool,
     on_trial: bool,
+    /// Whether its end may be what a waiting session waits for.
+    counted: bool,
+    in_turn: bool,
+    /// Load of the backend, apart from this session, when its turn began.
+    load: f32,
+    /// When the turn began.
+    turn_ms: u64,
+}
+
+/// What a pick decided, before it is counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grant {
+    pub(crate) reason: PickReason,
+    pub(crate) score: f32,
+    /// Whether the caller took the backend's trial.
+    pub(crate) on_trial: bool,
+    /// Most sessions of a backend; 0 for any number.
+    pub(crate) capacity: u32,
 }
 
 impl Lease {
-    /// Counts a session on `backend`. `on_trial` is whether the caller took its trial.
-    pub(crate) fn new(backend: Arc<Backend>, reason: PickReason, on_trial: bool) -> Self {
-        backend.state().picked(reason);
-        Self { backend, reason, connecting: true, on_trial }
+    /// Counts a session on `backend`, or nothing when it is full.
+    pub(crate) fn new(backend: &Arc<Backend>, grant: Grant) -> Option<Self> {
+        let state = backend.state();
+        if !state.admit(grant.capacity) {
+            if grant.on_trial {
+                state.abandon_trial();
+            }
+            return None;
+        }
+        state.picked(grant.reason);
+        Some(Self {
+            backend: Arc::clone(backend),
+            reason: grant.reason,
+            score: grant.score,
+            connecting: true,
+            on_trial: grant.on_trial,
+            counted: grant.capacity > 0,
+            in_turn: false,
+            load: 0.0,
+            turn_ms: 0,
+        })
     }
 
     /// Whose session this is.
@@ -63,15 +104,90 @@ impl Lease {
         self.reason
     }
 
+    /// Where it is.
+    pub fn zone(&self) -> &Zone {
+        self.backend.zone()
+    }
+
+    /// The score that it was picked for, in microseconds; nothing under policies without one.
+    pub fn score_us(&self) -> Option<f32> {
+        (self.score > 0.0).then_some(self.score)
+    }
+
+    /// The round trip to the backend without load, for [`Turns`](crate::Turns); 0 while unknown.
+    pub fn base_us(&self) -> u32 {
+        self.backend.state().line.base_us() as u32
+    }
+
     /// The connection is established, `took` after it was begun.
     pub fn connected(&mut self, now_ms: u64, took: Duration, rng: &mut Rng) {
-        self.backend.state().connected(now_ms, took, std::mem::take(&mut self.on_trial), rng);
+        let on_trial = std::mem::take(&mut self.on_trial);
+        self.on_trial = self.backend.state().connected(now_ms, took, on_trial, rng);
         self.end_connecting();
+    }
+
+    /// The client's bytes wait for an answer from now on.
+    pub fn turn_began(&mut self, now_ms: u64) {
+        if std::mem::replace(&mut self.in_turn, true) {
+            return;
+        }
+        (self.load, self.turn_ms) = (self.load_without_us(), now_ms);
+        self.backend.state().line.turn_began(now_ms);
+    }
+
+    /// The backend answered.
+    pub fn turn_ended(&mut self, sample: Sample, now_ms: u64) {
+        if !self.end_turn() {
+            // A banner: nobody counted the wait for it.
+            self.load = self.load_without_us();
+        }
+        let on_trial = std::mem::take(&mut self.on_trial);
+        if self.backend.answered(sample, self.load, now_ms, on_trial) {
+            self.backend.pool().service().changed();
+        }
+    }
+
+    /// The backend closed or reset the connection, and the client had not ended its side. If client bytes were waiting
+    /// for an answer, that is a failure of the backend. Returns whether it ejected the backend, for the log.
+    pub fn server_gone(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
+        self.end_turn() && self.blame(now_ms, rng)
+    }
+
+    /// The client gave up while its bytes were waiting. That is a failure of the backend if it answered nobody in all
+    /// that time, and the time was long for this service. Returns whether it ejected the backend, for the log.
+    pub fn client_gone(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
+        let line = &self.backend.state().line;
+        let waited_ms = now_ms.saturating_sub(self.turn_ms);
+        let long_ms = (STUCK_FLOORS * self.backend.pool().floor_us() / 1e3).max(STUCK_LEAST_MS);
+        let is_stuck = u64::from(line.stuck_ms(now_ms)) >= waited_ms && waited_ms as f32 >= long_ms;
+        self.end_turn() && is_stuck && self.blame(now_ms, rng)
     }
 
     /// The connection failed by the backend's doing. Returns whether that ejected the backend, for the log.
     pub(crate) fn failed(mut self, now_ms: u64, failure: ConnectFailure, rng: &mut Rng) -> bool {
         self.backend.state().failed(now_ms, failure, std::mem::take(&mut self.on_trial), rng)
+    }
+
+    fn blame(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
+        let ejected = self.backend.state().unanswered(now_ms, std::mem::take(&mut self.on_trial), rng);
+        if ejected {
+            self.backend.pool().service().changed();
+        }
+        ejected
+    }
+
+    fn load_without_us(&self) -> f32 {
+        let line = &self.backend.state().line;
+        let duty = self.backend.pool().service().duty();
+        crate::latency::load(line, duty, 1)
+    }
+
+    fn end_turn(&mut self) -> bool {
+        let was = std::mem::take(&mut self.in_turn);
+        if was {
+            self.backend.state().turn_over();
+        }
+        was
     }
 
     fn end_connecting(&mut self) {
@@ -84,9 +200,17 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.end_connecting();
+        self.end_turn();
         if self.on_trial {
             self.backend.state().abandon_trial();
         }
         self.backend.state().session_ended();
+        if self.counted {
+            self.backend.pool().service().turnstile.freed();
+        }
     }
 }
+
+/// No answer for this many times the uncongested level, and at least for this long, is none to wait for.
+pub(crate) const STUCK_FLOORS: f32 = 20.0;
+const STUCK_LEAST_MS: f32 = 1_000.0;

@@ -10,15 +10,38 @@
 //!                                                        ▲                                   │
 //!                                                        └───── BackendState (atomics) ◀─────┘ outcomes
 //! ```
+//!
+//! A shell that carries a session does this, in this order:
+//!
+//! ```text
+//!   set.retry_budget().deposit, set.pick(now_ms, source, tried, rng)
+//!     ├ Backend(lease)  connect; on success lease.connected(now_ms, took, rng), on failure set.connect_failed(lease, …)
+//!     │                 Turns::new(now_us, lease.base_us()), and then for every wake-up that moved bytes
+//!     │                   to the backend:   if turns.client_bytes(now_us) { lease.turn_began(now_ms) }
+//!     │                   from the backend: if let Some(it) = turns.server_bytes(now_us) { lease.turn_ended(it, now_ms) }
+//!     │                 the backend closed or reset first: lease.server_gone; the client left: lease.client_gone
+//!     │                 the session is over, however: drop(lease); and if set.turnstile().is_awaited(), wake whom
+//!     │                   queue.freed() names
+//!     ├ Wait            stand in the service's Queue
+//!     └ Refuse          close
+//! ```
+//!
+//! [`BackendSet::explain`] says what a pick would do and why, [`BackendSet::candidate`] and [`BackendSet::zones`] what
+//! metrics show of it.
 #![forbid(unsafe_code)]
 
 mod address;
 mod backend;
 mod budget;
 mod epoch;
+mod estimate;
+mod explain;
 mod facts;
 mod hash;
 mod histogram;
+mod latency;
+#[cfg(test)]
+mod latency_tests;
 mod lease;
 mod ledger;
 mod live;
@@ -27,23 +50,30 @@ mod pick;
 #[cfg(test)]
 mod pick_tests;
 mod policy;
+mod pool;
+mod queue;
 mod review;
 mod rng;
 mod round_robin;
 mod set;
+mod turns;
 
 pub use address::{Address, ParseAddressError, Zone};
 pub use backend::{Backend, BackendState, ConnectFailure, Endpoint, Standing};
 pub use budget::RetryBudget;
 pub use epoch::Epoch;
+pub use explain::{Candidate, Explanation, ZoneView};
 pub use facts::{Active, Administrative, Availability, Facts, Reported};
 pub use hash::source_key;
 pub use histogram::{Histogram, HistogramSnapshot};
+pub use latency::{Terms, ZoneGate};
 pub use lease::{Lease, PickReason};
 pub use ledger::{Hold, Ledger, Use};
 pub use live::{Publisher, Reader, live};
 pub use passive::Outcome;
-pub use pick::Pick;
+pub use pick::{Admission, Pick};
 pub use policy::{ParsePolicyError, Policy};
+pub use queue::{Entered, Queue, Ticket, Turnstile};
 pub use rng::Rng;
-pub use set::{BackendSet, Settings};
+pub use set::{BackendSet, Settings, Zones};
+pub use turns::{Sample, TurnClass, Turns};

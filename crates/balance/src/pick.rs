@@ -1,9 +1,11 @@
 //! The choice of a backend for a session.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::backend::Gate;
+use crate::latency::{Decision, Latency};
+use crate::lease::Grant;
 use crate::review::Scope;
 use crate::set::Level;
 use crate::{Availability, Backend, BackendSet, ConnectFailure, Lease, PickReason, Policy, Rng, hash, round_robin};
@@ -13,8 +15,55 @@ use crate::{Availability, Backend, BackendSet, ConnectFailure, Lease, PickReason
 pub enum Pick {
     /// Use this backend.
     Backend(Lease),
+    /// All that may be picked are full: wait for a place (see [`Queue`](crate::Queue)).
+    Wait,
     /// There is none that was not tried already.
     Refuse,
+}
+
+/// Whether a backend may be picked, or why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Admission {
+    /// It may.
+    Admitted,
+    /// It has failed this session.
+    Tried,
+    /// It takes no new sessions.
+    Draining,
+    /// Failed its checks, or reported out of service.
+    Down,
+    /// Shut out by failures.
+    Ejected,
+    /// Another session tries it.
+    OnTrial,
+    /// Its zone is in panic while another is well.
+    PanickingZone,
+    /// It has as many sessions as it may have.
+    Full,
+}
+
+impl Admission {
+    /// The name in every output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Tried => "tried",
+            Self::Draining => "draining",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::OnTrial => "on_trial",
+            Self::PanickingZone => "panicking_zone",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// The policy's choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice {
+    pub(crate) at: usize,
+    /// How the latency policy came to it.
+    pub(crate) decision: Option<Decision>,
 }
 
 impl BackendSet {
@@ -23,17 +72,26 @@ impl BackendSet {
     ///
     /// A first pick follows the policy among the backends in service, at the lowest level that has any; in a zone in
     /// panic, among all of them. A retry takes one that is believed to work wherever one is left, because it is the
-    /// last hope of its client.
+    /// last hope of its client. Where all of a level are in service and full the session waits: backups are for
+    /// backends that are gone.
     ///
-    /// *Cost*: no lock, no allocation, no look-up by name. O(n) for `round_robin`, `least_conn` and `source_hash` (about
-    /// 1 ns, 1 ns and 15 ns a backend), O(1) for `random_two` and `maglev` while their first draws may be picked.
+    /// *Cost*: no lock, no allocation, no look-up by name. O(1) for `latency`, which looks at no more than 16 backends a
+    /// zone. O(n) for `round_robin`, `least_conn` and `source_hash` (about 1 ns, 1 ns and 15 ns a backend), O(1) for
+    /// `random_two` and `maglev` while their first draws may be picked. Every 100 ms one pick pays for a look at all.
     pub fn pick(&self, now_ms: u64, source: u64, tried: &[Arc<Backend>], rng: &mut Rng) -> Pick {
         self.judge(now_ms);
         for scope in self.scopes(!tried.is_empty()) {
-            // A trial that another worker took in between is seen as taken on the next turn.
-            while let Some(at) = self.choose(scope, now_ms, source, tried, rng) {
-                if let Some(lease) = self.lease(at, scope, now_ms, !tried.is_empty()) {
-                    return Pick::Backend(lease);
+            // A trial or a last place that another worker took in between is seen as taken on the next turn.
+            loop {
+                let (choice, any_full) = self.choose(scope, now_ms, source, tried, rng, false);
+                match choice {
+                    Some(choice) => {
+                        if let Some(lease) = self.lease(choice, scope, now_ms, !tried.is_empty()) {
+                            return Pick::Backend(lease);
+                        }
+                    }
+                    None if any_full => return Pick::Wait,
+                    None => break,
                 }
             }
         }
@@ -44,45 +102,86 @@ impl BackendSet {
     pub fn connect_failed(&self, lease: Lease, now_ms: u64, failure: ConnectFailure, rng: &mut Rng) -> bool {
         let ejected = lease.failed(now_ms, failure, rng);
         if ejected {
-            self.shared().events.fetch_add(1, Relaxed);
+            self.shared().changed();
         }
         ejected
     }
 
     /// Where to look, in this order. The first scope decides; the others serve retries and the rare moment in which
     /// the last backend of the first scope was ejected after the judgement.
-    fn scopes(&self, is_retry: bool) -> impl Iterator<Item = Scope> + use<> {
+    pub(crate) fn scopes(&self, is_retry: bool) -> impl Iterator<Item = Scope> + use<> {
         let first = (!is_retry).then(|| self.review().scope());
         let calm = (0..self.levels().len()).map(|level| Scope::Calm { level });
         let rest = calm.chain([Scope::Desperate]);
         first.into_iter().chain(rest)
     }
 
-    fn choose(&self, scope: Scope, now_ms: u64, source: u64, tried: &[Arc<Backend>], rng: &mut Rng) -> Option<usize> {
-        let is_retry = !tried.is_empty();
-        let admits = |at: usize| {
-            let backend = &self.backends()[at];
-            !tried.iter().any(|other| other.is(backend)) && self.admits(at, scope, is_retry, now_ms)
-        };
-        match scope {
-            Scope::Calm { level } | Scope::Panic { level } => {
-                self.by_policy(&self.levels()[level], admits, source, rng)
+    /// The policy's choice in `scope`, and whether somebody was left out only for being full. A `dry` choice moves
+    /// nobody's turn.
+    pub(crate) fn choose(
+        &self,
+        scope: Scope,
+        now_ms: u64,
+        source: u64,
+        tried: &[Arc<Backend>],
+        rng: &mut Rng,
+        dry: bool,
+    ) -> (Option<Choice>, bool) {
+        let any_full = Cell::new(false);
+        let admits = |at: usize| match self.admission(at, scope, tried, now_ms) {
+            Admission::Admitted => true,
+            Admission::Full => {
+                any_full.set(true);
+                false
             }
-            Scope::Desperate => self.levels().iter().find_map(|level| self.by_policy(level, admits, source, rng)),
+            _ => false,
+        };
+        let on_level = |level: usize, rng: &mut Rng| match self.settings().policy {
+            Policy::Latency => {
+                let decision = Latency::new(self, now_ms, tried.len()).decide(level, admits, rng)?;
+                Some(Choice { at: decision.winner.at, decision: Some(decision) })
+            }
+            _ => {
+                let at = self.by_policy(&self.levels()[level], admits, source, rng, dry)?;
+                Some(Choice { at, decision: None })
+            }
+        };
+        let choice = match scope {
+            Scope::Calm { level } | Scope::Panic { level } => on_level(level, rng),
+            Scope::Desperate => (0..self.levels().len()).find_map(|level| on_level(level, rng)),
+        };
+        (choice, any_full.get())
+    }
+
+    /// Whether the backend at `at` may be picked. A trial that is due is admitted from a panicking zone as well: it is
+    /// the only way back for a zone that is avoided.
+    #[inline]
+    pub(crate) fn admission(&self, at: usize, scope: Scope, tried: &[Arc<Backend>], now_ms: u64) -> Admission {
+        let backend = &self.backends()[at];
+        if tried.iter().any(|other| other.is(backend)) {
+            return Admission::Tried;
+        }
+        let capacity = self.settings().max_connections_per_backend;
+        let room = || match capacity > 0 && backend.state().sessions() >= capacity {
+            true => Admission::Full,
+            false => Admission::Admitted,
+        };
+        let calm = matches!(scope, Scope::Calm { .. });
+        match (backend.availability(), backend.state().gate(now_ms)) {
+            (Availability::Draining, _) => Admission::Draining,
+            _ if !calm => room(),
+            (Availability::Down, _) => Admission::Down,
+            (Availability::Up, Gate::Shut) => Admission::Ejected,
+            (Availability::Up, Gate::OnTrial) => Admission::OnTrial,
+            (Availability::Up, Gate::TrialDue) => room(),
+            (Availability::Up, Gate::Open) if tried.is_empty() && self.avoids(at, scope) => Admission::PanickingZone,
+            (Availability::Up, Gate::Open) => room(),
         }
     }
 
-    fn admits(&self, at: usize, scope: Scope, is_retry: bool, now_ms: u64) -> bool {
-        let backend = &self.backends()[at];
-        let availability = backend.availability();
-        match scope {
-            Scope::Calm { .. } => {
-                availability == Availability::Up
-                    && matches!(backend.state().gate(now_ms), Gate::Open | Gate::TrialDue)
-                    && (is_retry || !self.review().panicking(at) || self.review().scope() != scope)
-            }
-            Scope::Panic { .. } | Scope::Desperate => availability != Availability::Draining,
-        }
+    /// Whether the zone of the backend is in panic while the scope has another that is not.
+    fn avoids(&self, at: usize, scope: Scope) -> bool {
+        self.review().panicking(at) && self.review().scope() == scope
     }
 
     fn by_policy(
@@ -91,37 +190,46 @@ impl BackendSet {
         admits: impl Fn(usize) -> bool + Copy,
         source: u64,
         rng: &mut Rng,
+        dry: bool,
     ) -> Option<usize> {
         let all = || level.range.clone().filter(|&at| admits(at)).map(|at| (at, &*self.backends()[at]));
         match self.settings().policy {
+            Policy::RoundRobin if dry => round_robin::whose_turn(&self.shared().clock, all()),
             Policy::RoundRobin => round_robin::next(&self.shared().clock, all),
-            Policy::LeastConn => least_loaded(self.backends(), level, admits, rng),
+            Policy::LeastConn | Policy::Latency => least_loaded(self.backends(), level, admits, rng),
             Policy::RandomTwo => random_two(self.backends(), level, admits, rng),
             Policy::SourceHash => hash::rendezvous(source, all()),
             Policy::Maglev => maglev(level, admits, source).or_else(|| hash::rendezvous(source, all())),
         }
     }
 
-    fn lease(&self, at: usize, scope: Scope, now_ms: u64, is_retry: bool) -> Option<Lease> {
-        let backend = &self.backends()[at];
-        let ignored = match scope {
-            Scope::Calm { .. } => false,
-            Scope::Panic { .. } | Scope::Desperate => true,
-        };
+    fn lease(&self, choice: Choice, scope: Scope, now_ms: u64, is_retry: bool) -> Option<Lease> {
+        let backend = &self.backends()[choice.at];
         let gate = backend.state().gate(now_ms);
         // In panic a trial is taken if it is free, since its outcome is worth knowing, and done without otherwise.
         let on_trial = gate == Gate::TrialDue && backend.state().begin_trial(now_ms);
-        if gate == Gate::TrialDue && !on_trial && !ignored {
+        if gate == Gate::TrialDue && !on_trial && matches!(scope, Scope::Calm { .. }) {
             return None;
         }
-        let reason = match () {
-            () if ignored => PickReason::Panic,
+        let reason = self.reason(choice, scope, on_trial, is_retry);
+        let score = choice.decision.map_or(0.0, |decision| decision.winner.terms.score_us);
+        let capacity = self.settings().max_connections_per_backend;
+        let lease = Lease::new(backend, Grant { reason, score, on_trial, capacity })?;
+        if choice.decision.is_some_and(|decision| decision.spill) {
+            backend.pool().count_spill();
+        }
+        Some(lease)
+    }
+
+    pub(crate) fn reason(&self, choice: Choice, scope: Scope, on_trial: bool, is_retry: bool) -> PickReason {
+        match () {
+            () if !matches!(scope, Scope::Calm { .. }) => PickReason::Panic,
             () if on_trial => PickReason::Trial,
             () if is_retry => PickReason::Retry,
-            () if at >= self.levels()[0].range.end => PickReason::Backup,
-            () => PickReason::Normal,
-        };
-        Some(Lease::new(Arc::clone(backend), reason, on_trial))
+            () if choice.at >= self.levels()[0].range.end => PickReason::Backup,
+            () if choice.decision.is_some_and(|decision| decision.spill) => PickReason::Spill,
+            () => PickReason::Local,
+        }
     }
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::lease::Grant;
 use crate::{
     Active, Backend, BackendSet, ConnectFailure, Endpoint, Facts, Lease, Pick, PickReason, Policy, Rng, Settings,
     Standing, Zone, source_key,
 };
 
 fn settings(policy: Policy) -> Settings {
-    Settings { name: "test".into(), policy, panic_threshold: 50 }
+    Settings { policy, ..Settings::new("test") }
 }
 
 fn endpoint(n: u8) -> Endpoint {
@@ -36,7 +37,7 @@ fn set_of(policy: Policy, count: u8) -> BackendSet {
 fn picked(pick: Pick) -> Lease {
     match pick {
         Pick::Backend(lease) => lease,
-        Pick::Refuse => panic!("nothing was picked though a backend is there"),
+        Pick::Refuse | Pick::Wait => panic!("nothing was picked though a backend is there"),
     }
 }
 
@@ -59,7 +60,7 @@ fn eject(set: &BackendSet, now_ms: u64, octet: u8) {
     let backend = set.backends().iter().find(|backend| last_octet(backend) == octet).unwrap();
     for _ in 0..5 {
         set.connect_failed(
-            Lease::new(Arc::clone(backend), PickReason::Normal, false),
+            Lease::new(backend, Grant { reason: PickReason::Local, score: 0.0, on_trial: false, capacity: 0 }).unwrap(),
             now_ms,
             ConnectFailure::Refused,
             &mut rng,
@@ -269,7 +270,7 @@ proptest! {
         let mut tried: Vec<Arc<Backend>> = Vec::new();
         for now_ms in [1_001u64, 3_000, 9_000].into_iter().cycle() {
             match set.pick(now_ms, seed, &tried, &mut rng) {
-                Pick::Refuse => break,
+                Pick::Refuse | Pick::Wait => break,
                 Pick::Backend(lease) => {
                     prop_assert!(lease.backend().endpoint().weight > 0);
                     prop_assert!(!tried.iter().any(|other| other.is(lease.backend())));

@@ -6,10 +6,12 @@ use std::str::FromStr;
 /// How a service chooses among the backends that may be picked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Policy {
+    /// Where the answer will come soonest: answer time times work, the home zone first.
+    #[default]
+    Latency,
     /// Smooth weighted round robin.
     RoundRobin,
     /// The fewest sessions (connecting plus established) for its weight.
-    #[default]
     LeastConn,
     /// The less loaded of two drawn at random by weight.
     RandomTwo,
@@ -21,11 +23,13 @@ pub enum Policy {
 
 impl Policy {
     /// Every policy, in the order in which the documentation lists them.
-    pub const ALL: [Self; 5] = [Self::LeastConn, Self::RoundRobin, Self::RandomTwo, Self::SourceHash, Self::Maglev];
+    pub const ALL: [Self; 6] =
+        [Self::Latency, Self::LeastConn, Self::RoundRobin, Self::RandomTwo, Self::SourceHash, Self::Maglev];
 
     /// The name in the configuration and in every output.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Latency => "latency",
             Self::RoundRobin => "round_robin",
             Self::LeastConn => "least_conn",
             Self::RandomTwo => "random_two",

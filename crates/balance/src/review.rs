@@ -4,10 +4,12 @@
 //! that pass would break those as well (Envoy's panic threshold; Facebook 2021-10). Judged at most every 100 ms, or at
 //! once after an ejection or readmission, so that a pick costs two loads.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::backend::Gate;
+use crate::pool::Pool;
 use crate::set::Level;
 use crate::{Availability, Backend, BackendSet, Zone};
 
@@ -18,6 +20,8 @@ pub(crate) struct Review {
     groups: Vec<Group>,
     /// Backend index → group index.
     group_of: Vec<u32>,
+    /// For each level, its groups and which of them is the home zone.
+    levels: Vec<(Range<usize>, Option<usize>)>,
     /// The lowest level with a backend that may be picked, or [`NO_LEVEL`].
     level: AtomicUsize,
     /// Whether that level has a zone with such a backend that is not in panic.
@@ -26,11 +30,26 @@ pub(crate) struct Review {
     events: AtomicU64,
 }
 
+/// The backends of one zone on one level.
 #[derive(Debug)]
-struct Group {
-    level: usize,
-    zone: Zone,
+pub(crate) struct Group {
+    pub(crate) level: usize,
+    pub(crate) pool: Arc<Pool>,
+    /// Where they stand in the set.
+    pub(crate) members: Vec<u32>,
+    /// What weights are divided by, so that a weight is a share and not a count: their mean.
+    pub(crate) mean_weight: f32,
     panicking: AtomicBool,
+}
+
+impl Group {
+    fn new(level: usize, pool: Arc<Pool>) -> Self {
+        Self { level, pool, members: Vec::new(), mean_weight: 1.0, panicking: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn zone(&self) -> &Zone {
+        self.pool.zone()
+    }
 }
 
 /// Which backends a first pick may choose from.
@@ -45,24 +64,35 @@ pub(crate) enum Scope {
 }
 
 impl Review {
-    pub(crate) fn new(backends: &[Arc<Backend>], levels: &[Level]) -> Self {
+    pub(crate) fn new(backends: &[Arc<Backend>], levels: &[Level], home: &Zone) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of = Vec::with_capacity(backends.len());
+        let mut spans = Vec::with_capacity(levels.len());
         for (level, Level { range, .. }) in levels.iter().enumerate() {
             let first = groups.len();
             let mut by_zone = std::collections::HashMap::new();
             for backend in &backends[range.clone()] {
                 let at = *by_zone.entry(backend.zone()).or_insert_with(|| {
-                    groups.push(Group { level, zone: backend.zone().clone(), panicking: AtomicBool::new(false) });
+                    groups.push(Group::new(level, Arc::clone(backend.pool())));
                     groups.len() - 1
                 });
                 debug_assert!(at >= first, "a group belongs to one level");
+                groups[at].members.push(group_of.len() as u32);
                 group_of.push(at as u32);
             }
+            let own = groups[first..].iter().position(|group| group.zone() == home);
+            spans.push((first..groups.len(), own));
+        }
+        for group in &mut groups {
+            let weights = group.members.iter().map(|&at| backends[at as usize].endpoint().weight);
+            let (sum, count) =
+                weights.filter(|&weight| weight > 0).fold((0.0, 0.0), |(s, n), w| (s + w as f32, n + 1.0));
+            group.mean_weight = if count > 0.0 { sum / count } else { 1.0 };
         }
         Self {
             groups,
             group_of,
+            levels: spans,
             level: AtomicUsize::new(NO_LEVEL),
             calm: AtomicBool::new(false),
             due_ms: AtomicU64::new(0),
@@ -109,11 +139,26 @@ impl Review {
 
     /// Whether the zone of the backend at `at` is in panic on its level.
     pub(crate) fn panicking(&self, at: usize) -> bool {
-        self.groups[self.group_of[at] as usize].panicking.load(Relaxed)
+        self.group(at).panicking.load(Relaxed)
     }
 
     pub(crate) fn zones(&self) -> impl Iterator<Item = (&Zone, bool)> {
-        self.groups.iter().map(|group| (&group.zone, group.panicking.load(Relaxed)))
+        self.groups.iter().map(|group| (group.zone(), group.panicking.load(Relaxed)))
+    }
+
+    pub(crate) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// The groups of a level, and which of them is the home zone.
+    pub(crate) fn level(&self, level: usize) -> (&[Group], Option<usize>) {
+        let (range, home) = &self.levels[level];
+        (&self.groups[range.clone()], *home)
+    }
+
+    /// The group of the backend at `at`.
+    pub(crate) fn group(&self, at: usize) -> &Group {
+        &self.groups[self.group_of[at] as usize]
     }
 }
 

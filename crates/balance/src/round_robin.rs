@@ -35,6 +35,15 @@ where
     candidates().next().map(|(at, _)| at)
 }
 
+/// Who would be served next.
+pub(crate) fn whose_turn<'a>(
+    clock: &AtomicU64,
+    candidates: impl Iterator<Item = (usize, &'a Backend)>,
+) -> Option<usize> {
+    let now = clock.load(Relaxed);
+    candidates.map(|(at, backend)| (backend.state().pass.load(Relaxed).max(now), at)).min().map(|(_, at)| at)
+}
+
 /// Gives a fresh backend its first pass: half a stride from now, which spreads unequal weights.
 pub(crate) fn enter(clock: &AtomicU64, backend: &Backend) {
     let first = clock.load(Relaxed) + stride(backend) / 2;

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::backend::BackendState;
 use crate::hash::Maglev;
-use crate::review::Review;
+use crate::pool::{Pool, SWEEP_MOST, Sweep};
+use crate::queue::Turnstile;
+use crate::review::{Group, Review};
 use crate::{Address, Availability, Backend, Endpoint, Policy, RetryBudget, Zone};
 
 /// What a service is apart from its backends.
@@ -19,6 +22,56 @@ pub struct Settings {
     pub policy: Policy,
     /// Percent of a zone's backends below which checks and ejections are ignored there; 0 never.
     pub panic_threshold: u8,
+    /// The zone that we are in.
+    pub home: Zone,
+    /// What zones mean to [`Policy::Latency`]; to the other policies all are the same.
+    pub zones: Zones,
+    /// How much sooner another zone must answer, beside 10 %, to be worth leaving the home zone.
+    pub zone_margin: Duration,
+    /// Most sessions of a backend, connecting ones included; 0 any number. Those of this process: other proxies count
+    /// their own.
+    pub max_connections_per_backend: u32,
+}
+
+impl Settings {
+    /// The settings of a service of this name, all defaults.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            policy: Policy::default(),
+            panic_threshold: PANIC_THRESHOLD,
+            home: Zone::default(),
+            zones: Zones::default(),
+            zone_margin: ZONE_MARGIN,
+            max_connections_per_backend: 0,
+        }
+    }
+}
+
+/// What zones mean to [`Policy::Latency`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Zones {
+    /// The home zone, until another one answers sooner with the distance counted.
+    #[default]
+    Latency,
+    /// The home zone only.
+    Strict,
+    /// Nothing: all backends are as one zone.
+    Ignore,
+}
+
+impl Zones {
+    /// Every mode, in the order of the documentation.
+    pub const ALL: [Self; 3] = [Self::Latency, Self::Strict, Self::Ignore];
+
+    /// The name in the configuration and in every output.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::Strict => "strict",
+            Self::Ignore => "ignore",
+        }
+    }
 }
 
 /// A service at one moment. Readers hold it as long as they like; a change is a new set.
@@ -39,6 +92,8 @@ pub(crate) struct Level {
     pub(crate) range: Range<usize>,
     /// Running sum of weights, for draws by weight; only for `random_two`.
     pub(crate) cumulative: Vec<u64>,
+    /// Mean of the weights above 0.
+    pub(crate) mean_weight: f32,
     /// The table; only for `maglev`.
     pub(crate) maglev: Option<Arc<Maglev>>,
     /// What the table was built from, to reuse it while that stays.
@@ -53,6 +108,27 @@ pub(crate) struct Shared {
     pub(crate) clock: AtomicU64,
     /// Counts ejections and readmissions, so that a reader knows when to judge panic anew.
     pub(crate) events: AtomicU64,
+    /// Who waits for a place at a full backend.
+    pub(crate) turnstile: Turnstile,
+    /// Share of its sessions' time that a backend works for them, in f32; 0 is none known, and stands for all of it.
+    duty: AtomicU32,
+    /// When the pools last learned, and for which set.
+    learned_ms: AtomicU64,
+}
+
+impl Shared {
+    /// A backend was ejected or readmitted.
+    pub(crate) fn changed(&self) {
+        self.events.fetch_add(1, Relaxed);
+    }
+
+    /// What an open session counts for, as a share of one that waits for an answer.
+    pub(crate) fn duty(&self) -> f32 {
+        match f32::from_bits(self.duty.load(Relaxed)) {
+            0.0 => 1.0,
+            duty => duty,
+        }
+    }
 }
 
 impl BackendSet {
@@ -77,16 +153,27 @@ impl BackendSet {
         let mut seen = std::collections::HashSet::with_capacity(endpoints.len());
         // One address is one backend: of several endpoints with it the first, which has the lowest level, is taken.
         endpoints.retain(|endpoint| seen.insert(endpoint.address.clone()));
-        let keep = |endpoint: Endpoint| match known.get(&endpoint.address) {
-            Some(old) if *old.endpoint() == endpoint => Arc::clone(old),
-            Some(old) => Arc::new(Backend::new(endpoint, Arc::clone(old.shared_state()))),
-            None => Arc::new(Backend::new(endpoint, Arc::new(BackendState::default()))),
+        let shared: Arc<Shared> = previous.map_or_else(Arc::default, |set| Arc::clone(&set.shared));
+        let mut pools: HashMap<Zone, Arc<Pool>> = HashMap::new();
+        if let Some(set) = previous {
+            pools.extend(set.review.groups().iter().map(|group| (group.zone().clone(), Arc::clone(&group.pool))));
+        }
+        let keep = |endpoint: Endpoint| {
+            let old = known.get(&endpoint.address);
+            if let Some(old) = old.filter(|old| *old.endpoint() == endpoint) {
+                return Arc::clone(old);
+            }
+            let state = old.map_or_else(|| Arc::new(BackendState::default()), |old| Arc::clone(old.shared_state()));
+            let new = || Arc::new(Pool::new(endpoint.zone.clone(), Arc::clone(&shared)));
+            let pool = Arc::clone(pools.entry(endpoint.zone.clone()).or_insert_with(new));
+            Arc::new(Backend::new(endpoint, state, pool))
         };
         let backends: Vec<_> = endpoints.into_iter().map(keep).collect();
         let levels = levels(&backends, settings.policy, previous);
-        let review = Review::new(&backends, &levels);
-        let shared: Arc<Shared> = previous.map_or_else(Arc::default, |set| Arc::clone(&set.shared));
+        let review = Review::new(&backends, &levels, &settings.home);
         backends.iter().for_each(|backend| crate::round_robin::enter(&shared.clock, backend));
+        // A change may bring places.
+        shared.turnstile.freed();
         Self { settings, backends, levels, review, shared }
     }
 
@@ -103,6 +190,11 @@ impl BackendSet {
     /// The retry budget of the service.
     pub fn retry_budget(&self) -> &RetryBudget {
         &self.shared.budget
+    }
+
+    /// Where sessions are counted that wait for a place at a full backend.
+    pub fn turnstile(&self) -> &Turnstile {
+        &self.shared.turnstile
     }
 
     /// Whether a session could be given a backend now without ignoring checks and ejections.
@@ -138,8 +230,64 @@ impl BackendSet {
     /// Brings the review up to date if it is due.
     pub(crate) fn judge(&self, now_ms: u64) {
         self.review.refresh(self, now_ms);
+        if self.settings.policy == Policy::Latency {
+            self.learn(now_ms);
+        }
+    }
+
+    /// Every 100 ms one caller lets the pools learn from what their backends know.
+    fn learn(&self, now_ms: u64) {
+        let last_ms = self.shared.learned_ms.load(Relaxed);
+        if now_ms < last_ms + LEARN_MS && last_ms != 0 {
+            return;
+        }
+        if self.shared.learned_ms.compare_exchange(last_ms, now_ms.max(1), Relaxed, Relaxed).is_err() {
+            return;
+        }
+        let elapsed_ms = if last_ms == 0 { LEARN_MS } else { now_ms - last_ms };
+        let (mut busy, mut sessions) = (0, 0);
+        for group in self.review.groups() {
+            let mut sweep = self.sweep(group, now_ms);
+            group.pool.learn(sweep.median_us(), sweep.base_us(), elapsed_ms);
+            let (more_busy, more_sessions) = sweep.work();
+            (busy, sessions) = (busy + more_busy, sessions + more_sessions);
+        }
+        let floors = || self.review.groups().iter().map(|group| group.pool.floor_us()).filter(|&floor| floor > 0.0);
+        let least = floors().min_by(f32::total_cmp).unwrap_or(0.0);
+        self.review.groups().iter().for_each(|group| group.pool.expect(least));
+        if sessions > 0 {
+            self.learn_duty(busy as f32 / sessions as f32, elapsed_ms);
+        }
+    }
+
+    fn sweep(&self, group: &Group, now_ms: u64) -> Sweep {
+        let (count, mut sweep) = (group.members.len(), Sweep::new());
+        // A stride through a large zone that starts somewhere else each time.
+        let step = count.div_ceil(SWEEP_MOST).max(1);
+        let start = (now_ms / LEARN_MS) as usize % step;
+        for &at in group.members[start.min(count)..].iter().step_by(step) {
+            sweep.add(&self.backends[at as usize].state().line);
+        }
+        sweep
+    }
+
+    fn learn_duty(&self, seen: f32, elapsed_ms: u64) {
+        let duty = self.shared.duty();
+        let gain = elapsed_ms as f32 / (elapsed_ms as f32 + DUTY_TAU_MS);
+        let next = (duty + gain * (seen - duty)).clamp(DUTY_LEAST, 1.0);
+        self.shared.duty.store(next.to_bits(), Relaxed);
     }
 }
+
+/// How often pools learn.
+const LEARN_MS: u64 = 100;
+/// Time constant of the duty, and the least that an open session counts for.
+const DUTY_TAU_MS: f32 = 1_000.0;
+const DUTY_LEAST: f32 = 0.02;
+/// Half of a zone gone is more often a broken check (Envoy's default).
+const PANIC_THRESHOLD: u8 = 50;
+/// Below this zones of one city differ by chance.
+const ZONE_MARGIN: Duration = Duration::from_millis(1);
 
 fn levels(backends: &[Arc<Backend>], policy: Policy, previous: Option<&BackendSet>) -> Vec<Level> {
     let mut levels = Vec::new();
@@ -150,7 +298,7 @@ fn levels(backends: &[Arc<Backend>], policy: Policy, previous: Option<&BackendSe
         let members: Vec<_> = chunk.iter().map(|backend| (backend.key(), usable_weight(backend))).collect();
         let maglev = (policy == Policy::Maglev).then(|| table(&members, previous)).flatten();
         let cumulative = if policy == Policy::RandomTwo { cumulative(&members) } else { Vec::new() };
-        levels.push(Level { range, cumulative, maglev, members });
+        levels.push(Level { range, cumulative, mean_weight: mean_weight(&members), maglev, members });
     }
     levels
 }
@@ -169,6 +317,12 @@ fn table(members: &[(u64, u32)], previous: Option<&BackendSet>) -> Option<Arc<Ma
         Some(level) => level.maglev.clone(),
         None => Maglev::build(members).map(Arc::new),
     }
+}
+
+fn mean_weight(members: &[(u64, u32)]) -> f32 {
+    let count = members.iter().filter(|&&(_, weight)| weight > 0).count().max(1);
+    let sum: u64 = members.iter().map(|&(_, weight)| u64::from(weight)).sum();
+    (sum.max(1) as f64 / count as f64) as f32
 }
 
 fn cumulative(members: &[(u64, u32)]) -> Vec<u64> {

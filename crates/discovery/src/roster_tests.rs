@@ -23,7 +23,7 @@ fn config(backends: impl IntoIterator<Item = usize>) -> ServiceConfig {
     let endpoint =
         |n| Endpoint { address: address(n), weight: 1, zone: Zone::default(), priority: 0, facts: Facts::default() };
     ServiceConfig {
-        settings: Settings { name: "web".into(), policy: Policy::LeastConn, panic_threshold: 50 },
+        settings: Settings { policy: Policy::LeastConn, ..Settings::new("web") },
         endpoints: backends.into_iter().map(endpoint).collect(),
         health: Some(HealthConfig::default()),
     }

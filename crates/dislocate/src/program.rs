@@ -65,7 +65,7 @@ impl Program {
         let wanted: Vec<Wanted> = config.listeners.iter().map(wanted).collect();
         // The only step that can fail comes first, and takes itself back.
         let prepared = self.proxy.prepare(&wanted)?;
-        self.services.apply(config.services.iter().map(service).collect());
+        self.services.apply(config.services.iter().map(|it| service(it, &config.node.zone)).collect());
         let specs = config.listeners.iter().zip(wanted).map(|(listener, wanted)| self.spec(listener, wanted)).collect();
         self.proxy.apply(specs, prepared).await;
         self.proxy.set_max_connections(config.node.max_connections.map_or(0, Into::into));
@@ -133,7 +133,7 @@ fn wanted(listener: &config::Listener) -> Wanted {
     }
 }
 
-fn service(service: &config::Service) -> ServiceConfig {
+fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
     let endpoint = |endpoint: &config::Endpoint| balance::Endpoint {
         address: endpoint.address.clone(),
         weight: endpoint.weight,
@@ -142,9 +142,10 @@ fn service(service: &config::Service) -> ServiceConfig {
         facts: Facts::default(),
     };
     let settings = Settings {
-        name: service.name.as_str().into(),
         policy: service.balance,
         panic_threshold: service.panic_threshold,
+        home: home.clone(),
+        ..Settings::new(&service.name)
     };
     ServiceConfig {
         settings,

@@ -226,7 +226,7 @@ impl Session {
         let set = self.settings.backends.load();
         match set.pick(self.worker.now_ms(), source, tried, &mut self.worker.rng()) {
             Pick::Backend(lease) => Some(lease),
-            Pick::Refuse => None,
+            Pick::Wait | Pick::Refuse => None,
         }
     }
 

@@ -25,7 +25,7 @@ pub fn checked(probe: Probe, backends: &[Address]) -> Services {
 
 pub fn service(name: &str, probe: Probe, backends: &[Address]) -> ServiceConfig {
     ServiceConfig {
-        settings: Settings { name: name.into(), policy: Policy::LeastConn, panic_threshold: 50 },
+        settings: Settings { policy: Policy::LeastConn, ..Settings::new(name) },
         endpoints: backends.iter().cloned().map(endpoint).collect(),
         health: Some(health(probe)),
     }

@@ -95,7 +95,6 @@ fn a_service_that_is_wrong_is_told_where_and_how() {
             "backends = [{ address = \"10.0.0.1:80\", priority = 0, backup = true }]",
             ("contradiction", 8, 63, "write one"),
         ),
-        service("backends = [\"10.0.0.1:80\"]\nbalance = \"latency\"", ("not-built", 9, 11, "least_conn")),
         service("backends = [\"10.0.0.1:80\"]\nbalance = \"roundrobin\"", ("unknown-value", 9, 11, "\"round_robin\"")),
         service("backends = [\"10.0.0.1:80\"]\npanic_threshold = 101", ("out-of-range", 9, 19, "0 to 100")),
     ]);
@@ -246,7 +245,7 @@ fn an_empty_file_has_no_listener() {
 #[test]
 fn mistakes_of_every_kind_are_found_in_one_go() {
     let listener = "listen = \"*:80\"\nfoo = 1\nbar = 2\nretries = 99\nidle_timeout = \"x\"";
-    let service = "backends = [\"db\", 5]\nbalance = \"latency\"\nhealth = { rise = \"two\" }";
+    let service = "backends = [\"db\", 5]\nbalance = \"latncy\"\nhealth = { rise = \"two\" }";
     let report =
         bad(&(with(listener, service) + "[[listener]]\nname = \"web\"\nlisten = \"[::1]:1\"\nservice = \"w\"\n"));
     let expected = [
@@ -257,7 +256,7 @@ fn mistakes_of_every_kind_are_found_in_one_go() {
         "invalid-duration",
         "invalid-address",
         "wrong-type",
-        "not-built",
+        "unknown-value",
         "wrong-type",
         "duplicate",
         "unknown-service",

@@ -69,7 +69,7 @@ fn bad_documents_fit_neither() {
         service("backends = [{ weight = 1 }]"),
         service("backends = [{ address = \"10.0.0.1:80\", weight = 65536 }]"),
         service("backends = [{ address = \"10.0.0.1:80\", zone = \"a b\" }]"),
-        service("backends = [\"10.0.0.1:80\"]\nbalance = \"latency\""),
+        service("backends = [\"10.0.0.1:80\"]\nbalance = \"fastest\""),
         service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"http\", expect = 99 }"),
         service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"http\", expect = \"2xx\" }"),
         service("backends = [\"10.0.0.1:80\"]\nhealth = \"none\""),

@@ -32,7 +32,7 @@ fn a_key_that_is_left_out_has_its_default() {
     assert_eq!(listener.connect_timeout, Duration::from_secs(3));
     assert_eq!((listener.retries, listener.max_connections, listener.max_connections_per_source), (2, 10_000, 0));
     assert!(listener.splice);
-    assert_eq!((service.balance, service.panic_threshold), (Policy::LeastConn, 50));
+    assert_eq!((service.balance, service.panic_threshold), (Policy::Latency, 50));
     let (backend, health) = (&service.backends[0], &service.health);
     assert_eq!((backend.weight, &backend.zone, backend.priority), (1, &node.zone, 0));
     assert_eq!((&health.probe, health.rise, health.fall), (&Probe::Tcp, 2, 3));

@@ -1,0 +1,237 @@
+//! What is known of one backend by its answers, in one cache line.
+//!
+//! *Shape*: all that a pick reads and a turn writes of a backend, 64 bytes, every access relaxed. The estimated time
+//! and the load that it was measured at move together in one compare-and-swap; a race lost there is a sample lost,
+//! which one of many can be. Times of the last events are the low 32 bits of the millisecond clock and compare modulo
+//! 2^32.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// The line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Line {
+    /// Sessions that count as load: connecting plus established, from the moment of the pick (counting only one of
+    /// the two lets a slow backend pile up the other).
+    pub(crate) sessions: AtomicU32,
+    /// Those of `sessions` that are still connecting.
+    pub(crate) connecting: AtomicU32,
+    /// Turns in flight.
+    pub(crate) turns: AtomicU32,
+    /// Answers timed since it was last unknown.
+    samples: AtomicU32,
+    /// Open, on trial, or the end of the ejection in milliseconds: see [`crate::backend`].
+    pub(crate) gate: AtomicU64,
+    /// Two f32: the estimated answer time without the network, and the load at which it was measured.
+    answer: AtomicU64,
+    /// Failure ratio (f32) and the low half of the time it was true at.
+    failure: AtomicU64,
+    /// Smallest recent round trip, in f32 microseconds; 0 unknown.
+    base: AtomicU32,
+    sampled_ms: AtomicU32,
+    /// The last answer, or when turns in flight rose from none.
+    progress_ms: AtomicU32,
+}
+
+/// An answer as the estimator takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observation {
+    /// Time of the turn in microseconds, scaled to its class.
+    pub(crate) took_us: f32,
+    /// Load of the backend when the turn began.
+    pub(crate) load: f32,
+    pub(crate) now_ms: u64,
+}
+
+impl Line {
+    /// Takes a connect time.
+    pub(crate) fn saw_connect(&self, took_us: f32) {
+        let took_us = took_us.max(1.0);
+        let base = self.base_us();
+        let next = if base == 0.0 || took_us < base { took_us } else { base + BASE_DRIFT * (took_us - base) };
+        self.base.store(next.to_bits(), Relaxed);
+    }
+
+    /// Smallest recent round trip in microseconds; 0 while unknown.
+    pub(crate) fn base_us(&self) -> f32 {
+        f32::from_bits(self.base.load(Relaxed))
+    }
+
+    /// Takes an answer; returns its time without the network, outliers clipped.
+    pub(crate) fn saw_answer(&self, seen: Observation) -> f32 {
+        let samples = self.samples.load(Relaxed);
+        let packed = self.answer.load(Relaxed);
+        let (answer_us, at_load) = unpack(packed);
+        let net_us = (seen.took_us - self.base_us()).max(0.0);
+        let net_us = if samples >= CLIP_AFTER { net_us.min(CLIP * answer_us.max(CLIP_FLOOR_US)) } else { net_us };
+        let idle_ms = age(seen.now_ms, self.sampled_ms.load(Relaxed)) as f32;
+        let gain = (idle_ms / (idle_ms + TAU_MS)).clamp(GAIN_LEAST, GAIN_MOST);
+        let gain = if samples < WARM_SAMPLES { gain.max(1.0 / (samples + 1) as f32) } else { gain };
+        let next = pack(answer_us + gain * (net_us - answer_us), at_load + gain * (seen.load - at_load));
+        if self.answer.compare_exchange(packed, next, Relaxed, Relaxed).is_ok() {
+            self.samples.store(samples.saturating_add(1), Relaxed);
+            self.sampled_ms.store(seen.now_ms as u32, Relaxed);
+        }
+        net_us
+    }
+
+    /// Estimated answer time in microseconds and the load it was measured at.
+    pub(crate) fn answer(&self) -> (f32, f32) {
+        unpack(self.answer.load(Relaxed))
+    }
+
+    /// Answers timed since it was last unknown.
+    pub(crate) fn samples(&self) -> u32 {
+        self.samples.load(Relaxed)
+    }
+
+    /// Time since the last timed answer.
+    pub(crate) fn sample_age_ms(&self, now_ms: u64) -> u32 {
+        age(now_ms, self.sampled_ms.load(Relaxed))
+    }
+
+    /// It was ejected: what was known of its times is void.
+    pub(crate) fn forget(&self) {
+        self.samples.store(0, Relaxed);
+    }
+
+    /// A turn began.
+    pub(crate) fn turn_began(&self, now_ms: u64) {
+        if self.turns.fetch_add(1, Relaxed) == 0 {
+            self.progress_ms.store(now_ms as u32, Relaxed);
+        }
+    }
+
+    /// It answered something.
+    pub(crate) fn progressed(&self, now_ms: u64) {
+        self.progress_ms.store(now_ms as u32, Relaxed);
+    }
+
+    /// How long turns have been waiting without any answer; 0 with none in flight.
+    pub(crate) fn stuck_ms(&self, now_ms: u64) -> u32 {
+        match self.turns.load(Relaxed) {
+            0 => 0,
+            _ => age(now_ms, self.progress_ms.load(Relaxed)),
+        }
+    }
+
+    /// Publishes the failure ratio of the passive memory.
+    pub(crate) fn set_failure(&self, ratio: f32, now_ms: u64) {
+        self.failure.store(u64::from(ratio.to_bits()) << 32 | u64::from(now_ms as u32), Relaxed);
+    }
+
+    /// The failure ratio, faded to `now_ms`.
+    pub(crate) fn failure(&self, now_ms: u64) -> f32 {
+        let packed = self.failure.load(Relaxed);
+        let ratio = f32::from_bits((packed >> 32) as u32);
+        if ratio < FAILURE_NOISE {
+            return 0.0;
+        }
+        ratio * (-(age(now_ms, packed as u32) as f32) / crate::passive::RATIO_DECAY_MS).exp()
+    }
+}
+
+/// An exponentially weighted mean in one word: an f32 and the time of its last sample. Used for what all workers share.
+#[derive(Debug, Default)]
+pub(crate) struct Mean(AtomicU64);
+
+impl Mean {
+    /// Moves the mean towards `value`, by at least `least` of the way; returns the mean. The first value is taken whole.
+    pub(crate) fn update(&self, value: f32, now_ms: u64, tau_ms: f32, least: f32) -> f32 {
+        let packed = self.0.load(Relaxed);
+        let (mean, since) = (f32::from_bits((packed >> 32) as u32), packed as u32);
+        let next = if packed == 0 {
+            value
+        } else {
+            let idle_ms = age(now_ms, since) as f32;
+            mean + (idle_ms / (idle_ms + tau_ms)).clamp(least, GAIN_MOST) * (value - mean)
+        };
+        let word = u64::from(next.max(f32::MIN_POSITIVE).to_bits()) << 32 | u64::from(now_ms as u32);
+        // A lost race is a lost sample.
+        let _kept = self.0.compare_exchange(packed, word, Relaxed, Relaxed);
+        next
+    }
+
+    /// The mean; 0 before the first sample.
+    pub(crate) fn get(&self) -> f32 {
+        f32::from_bits((self.0.load(Relaxed) >> 32) as u32)
+    }
+}
+
+/// Milliseconds since the low half `then`; 0 for what another worker stamped a moment ahead of us.
+fn age(now_ms: u64, then: u32) -> u32 {
+    let age = (now_ms as u32).wrapping_sub(then);
+    if age > u32::MAX / 2 { 0 } else { age }
+}
+
+fn pack(answer_us: f32, load: f32) -> u64 {
+    u64::from(answer_us.to_bits()) << 32 | u64::from(load.to_bits())
+}
+
+fn unpack(packed: u64) -> (f32, f32) {
+    (f32::from_bits((packed >> 32) as u32), f32::from_bits(packed as u32))
+}
+
+/// How far a connect that took longer moves the base: a route that became longer is believed after some hundred.
+const BASE_DRIFT: f32 = 0.01;
+/// An answer counts as at most this many times the estimate, once there are enough to estimate. One slow request of a
+/// heavy tail says little about the next; unclipped it cost a fifth of the median.
+const CLIP: f32 = 4.0;
+const CLIP_AFTER: u32 = 4;
+const CLIP_FLOOR_US: f32 = 200.0;
+/// Time constant of the estimate. A third and three times as much made no difference beyond a few percent.
+const TAU_MS: f32 = 1_000.0;
+const GAIN_LEAST: f32 = 0.02;
+pub(crate) const GAIN_MOST: f32 = 0.25;
+/// Answers after which a backend is known.
+pub(crate) const WARM_SAMPLES: u32 = 16;
+/// A ratio that changes no decision.
+const FAILURE_NOISE: f32 = 0.001;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observe(line: &Line, took_us: f32, now_ms: u64) {
+        line.saw_answer(Observation { took_us, load: 1.0, now_ms });
+    }
+
+    #[test]
+    fn the_line_is_one_cache_line() {
+        assert_eq!((size_of::<Line>(), align_of::<Line>()), (64, 64));
+    }
+
+    #[test]
+    fn the_network_is_taken_out_and_the_estimate_follows() {
+        let line = Line::default();
+        line.saw_connect(1_000.0);
+        (0..200u64).for_each(|n| observe(&line, 6_000.0, n * 10));
+        assert!((line.answer().0 - 5_000.0).abs() < 1.0);
+        (200..600u64).for_each(|n| observe(&line, 21_000.0, n * 10));
+        assert!((line.answer().0 - 20_000.0).abs() < 200.0, "{:?}", line.answer());
+    }
+
+    #[test]
+    fn one_outlier_moves_a_known_estimate_by_little() {
+        let line = Line::default();
+        (0..100u64).for_each(|n| observe(&line, 5_000.0, n * 10));
+        observe(&line, 5_000_000.0, 1_001);
+        assert!(line.answer().0 < 6_000.0, "clipped at four times: {:?}", line.answer());
+    }
+
+    #[test]
+    fn the_base_falls_at_once_and_rises_slowly() {
+        let line = Line::default();
+        line.saw_connect(5_000.0);
+        line.saw_connect(400.0);
+        assert_eq!(line.base_us(), 400.0);
+        line.saw_connect(3_000_400.0);
+        assert!(line.base_us() < 31_000.0);
+    }
+
+    #[test]
+    fn ages_survive_the_wrap_of_the_clocks_low_half() {
+        assert_eq!(age((1 << 32) + 5, u32::MAX - 4), 10);
+        assert_eq!(age(1_000, 1_001), 0, "a stamp from the future is of now");
+    }
+}
