@@ -10,7 +10,7 @@ use anyhow::Context;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::latencies::Latencies;
@@ -110,24 +110,26 @@ impl Clients {
         // Requests come at their time whether or not those before are over, as those of strangers do.
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut number = 0;
-        while !stop.is_cancelled() {
-            tokio::select! {
-                _ = pace.tick() => {}
-                () = stop.cancelled() => break,
+        let next = async |pace: &mut Interval| {
+            pace.tick().await;
+            if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+                return Ok(permit);
             }
+            // A machine that cannot keep the pace gets a slower one, from then on.
+            let permit = Arc::clone(&self.room).acquire_owned().await;
+            pace.reset();
+            permit
+        };
+        // The semaphore is never closed, so only being stopped ends this.
+        while let Some(Ok(permit)) = stop.run_until_cancelled(next(&mut pace)).await {
             number += 1;
-            match Arc::clone(&self.room).try_acquire_owned() {
-                Ok(permit) => {
-                    let client = self.clone();
-                    tokio::spawn(async move {
-                        client.request(number).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => self.note(Err(io::Error::other("too many requests are waiting for their answers"))),
-            }
+            let client = self.clone();
+            tokio::spawn(async move {
+                client.request(number).await;
+                drop(permit);
+            });
         }
-        // All permits back is all requests over, each of which has its own time limit; the semaphore is never closed.
+        // All permits back is all requests over, each of which has its own time limit.
         let _all = self.room.acquire_many(AT_ONCE as u32).await;
     }
 
@@ -176,8 +178,8 @@ fn question(number: u64) -> Vec<u8> {
 
 /// Enough for percentiles within a second, and little enough for a small machine that has other work.
 pub const REQUESTS_PER_SECOND: u32 = 400;
-/// Requests at once: all that come within the time that one may take.
-const AT_ONCE: usize = 2_000;
+/// Requests at once: several times those that are under way while each takes as long as the farthest backend.
+const AT_ONCE: usize = 128;
 /// How long a client waits for its answer: five times the proxy's patience with a backend.
 const PATIENCE: Duration = Duration::from_secs(5);
 

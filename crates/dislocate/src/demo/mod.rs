@@ -47,7 +47,8 @@ pub fn demo(args: &DemoArgs) -> ExitCode {
     match done {
         Ok(code) => code,
         // A reader that has seen enough, such as `head`; but a script without a verdict has not passed.
-        Err(error) if is_broken_pipe(&error) && !args.script => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) && args.script => cli::fail("nobody reads the verdict: broken pipe"),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => cli::fail(&format!("{error:#}")),
     }
 }
