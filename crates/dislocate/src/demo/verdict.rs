@@ -121,7 +121,7 @@ fn of_chapter(title: &str, expect: Expect, told: &Told, first: &Told) -> Row {
         Expect::Relieved(index) => {
             let (before, now) = (first.tail.share(index), told.tail.share(index));
             let check = format!("{title}: its share falls");
-            row(check, format!("below 2/3 of {before:.0} %"), format!("{now:.0} %"), now * 3.0 < before * 2.0)
+            row(check, format!("below 4/5 of {before:.0} %"), format!("{now:.0} %"), now * 5.0 < before * 4.0)
         }
     }
 }
