@@ -76,11 +76,13 @@ impl BackendSet {
         let backend = &self.backends()[at];
         let availability = backend.availability();
         match scope {
-            Scope::Calm { .. } => {
-                availability == Availability::Up
-                    && matches!(backend.state().gate(now_ms), Gate::Open | Gate::TrialDue)
-                    && (is_retry || !self.review().panicking(at) || self.review().scope() != scope)
-            }
+            Scope::Calm { .. } if availability != Availability::Up => false,
+            Scope::Calm { .. } => match backend.state().gate(now_ms) {
+                Gate::Open => is_retry || !self.review().panicking(at) || self.review().scope() != scope,
+                // Also in a zone in panic: a trial is the only way back for a zone that was ejected as a whole.
+                Gate::TrialDue => true,
+                Gate::Shut | Gate::OnTrial => false,
+            },
             Scope::Panic { .. } | Scope::Desperate => availability != Availability::Draining,
         }
     }
