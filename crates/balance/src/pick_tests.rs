@@ -213,6 +213,22 @@ fn a_zone_in_panic_is_left_alone_while_another_is_well() {
 }
 
 #[test]
+fn a_zone_that_was_ejected_as_a_whole_comes_back_by_trials_while_another_is_well() {
+    let other = |n| Endpoint { zone: Zone::new("ams").unwrap(), ..endpoint(n) };
+    for policy in [Policy::LeastConn, Policy::RoundRobin, Policy::RandomTwo] {
+        let set = BackendSet::new(settings(policy), vec![endpoint(1), endpoint(2), other(3), other(4)]);
+        let mut rng = Rng::new(1);
+        [1, 2].into_iter().for_each(|octet| eject(&set, 1_000, octet));
+        for now_ms in 8_000..8_200 {
+            let mut lease = picked(set.pick(now_ms, 0, &[], &mut rng));
+            lease.connected(now_ms, Duration::from_millis(1), &mut rng);
+        }
+        let standing = |backend: &Arc<Backend>| backend.standing(9_000);
+        assert!(set.backends().iter().map(standing).all(|standing| standing == Standing::Up), "{policy}");
+    }
+}
+
+#[test]
 fn a_retry_in_panic_takes_the_backend_that_is_believed_to_work() {
     let all = (1..=9).map(|n| if n == 9 { endpoint(n) } else { down(endpoint(n)) });
     let set = BackendSet::new(settings(Policy::RoundRobin), all.collect());

@@ -55,7 +55,7 @@ impl Group {
 /// Which backends a first pick may choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// Those that may be picked, in zones of this level that are not in panic.
+    /// Those that may be picked, in zones of this level that are not in panic; and, in any zone, those due for a trial.
     Calm { level: usize },
     /// All of this level that are not draining: every zone with somebody left is in panic.
     Panic { level: usize },

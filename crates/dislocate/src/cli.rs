@@ -67,7 +67,7 @@ pub struct DemoArgs {
     /// Run for half a minute, print a verdict, and exit with 0 or 1
     #[arg(long)]
     pub script: bool,
-    /// Leave the configuration that it ran in this directory
+    /// Leave the configuration that it runs in this directory; without --script, do only that
     #[arg(long, value_name = "DIR")]
     pub write_config: Option<PathBuf>,
 }
