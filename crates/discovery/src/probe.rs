@@ -40,9 +40,9 @@ pub(crate) enum Trouble {
 pub(crate) async fn run(job: &Job) -> Finding {
     let deadline = Instant::now() + job.health.timeout.min(TIMEOUT_MAX);
     match &job.health.probe {
-        Probe::Tcp => tcp::probe(&job.address, deadline).await,
+        Probe::Tcp => tcp::probe(job, deadline).await,
         Probe::Http { path, host, expect } => {
-            http::probe(&http::Question { path, host: host.as_deref(), expect }, &job.address, deadline).await
+            http::probe(&http::Question { path, host: host.as_deref(), expect }, job, deadline).await
         }
         Probe::Exec { command } => exec::probe(command, job, deadline).await,
     }
@@ -62,13 +62,17 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Connects. *Cost*: one allocation for the box, beside a few system calls.
-async fn connect(address: &Address) -> Result<Box<dyn Stream>, Trouble> {
-    let connected: io::Result<Box<dyn Stream>> = match address {
+/// Connects, and tells the backend how far away it is: of one without traffic nobody else knows. *Cost*: one allocation
+/// for the box, beside a few system calls.
+async fn connect(job: &Job) -> Result<Box<dyn Stream>, Trouble> {
+    let begun = Instant::now();
+    let connected: io::Result<Box<dyn Stream>> = match &job.address {
         Address::Inet(addr) => TcpStream::connect(addr).await.map(|stream| Box::new(stream) as _),
         Address::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
     };
-    connected.map_err(|error| blame_connect(&error, address))
+    let stream = connected.map_err(|error| blame_connect(&error, &job.address))?;
+    job.backend.state().probe_connected(begun.elapsed());
+    Ok(stream)
 }
 
 /// Whose doing an error of connect(2) is. Errors that say which of our own resources or rules stood in the way never

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use balance::{Active, Address, Backend, BackendSet, Endpoint, Facts, Outcome, Rng, Zone};
+use balance::{Active, Address, Backend, BackendSet, Endpoint, Facts, Outcome, Rng};
 
 use crate::check::{Check, Limits};
 use crate::probe::{Finding, Trouble};
@@ -52,7 +52,7 @@ enum Relevance {
 pub(crate) struct Job {
     pub(crate) service: Arc<str>,
     pub(crate) address: Address,
-    pub(crate) zone: Zone,
+    pub(crate) backend: Arc<Backend>,
     pub(crate) health: Arc<HealthConfig>,
 }
 
@@ -183,7 +183,7 @@ impl Roster {
                 continue;
             }
             let service = Arc::clone(&self.config.settings.name);
-            return Some(Job { service, address, zone: monitor.backend.zone().clone(), health });
+            return Some(Job { service, address, backend: Arc::clone(&monitor.backend), health });
         }
         None
     }

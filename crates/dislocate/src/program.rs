@@ -145,6 +145,9 @@ fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
         policy: service.balance,
         panic_threshold: service.panic_threshold,
         home: home.clone(),
+        zones: service.zones,
+        zone_margin: service.zone_margin,
+        max_connections_per_backend: service.max_connections_per_backend,
         ..Settings::new(&service.name)
     };
     ServiceConfig {

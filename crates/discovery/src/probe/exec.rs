@@ -44,7 +44,7 @@ impl Run {
             .env("DISLOCATE_BACKEND", job.address.to_string())
             .env("DISLOCATE_HOST", host)
             .env("DISLOCATE_PORT", port)
-            .env("DISLOCATE_ZONE", job.zone.as_str())
+            .env("DISLOCATE_ZONE", job.backend.zone().as_str())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

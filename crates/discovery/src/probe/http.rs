@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{DISCARD_MAX_BYTES, FAREWELL, Finding, Stream, Trouble, chain, connect, within};
+use crate::roster::Job;
 
 /// What to ask, and what to hear.
 pub(super) struct Question<'a> {
@@ -23,9 +24,9 @@ pub(super) struct Question<'a> {
 }
 
 /// A connection of its own for each question: on a kept one the answer may come from a process that no longer accepts.
-pub(super) async fn probe(question: &Question<'_>, address: &Address, deadline: Instant) -> Finding {
-    let request = request(question, address)?;
-    let stream = within(deadline, connect(address), "connect").await?;
+pub(super) async fn probe(question: &Question<'_>, job: &Job, deadline: Instant) -> Finding {
+    let request = request(question, &job.address)?;
+    let stream = within(deadline, connect(job), "connect").await?;
     let (response, driver) = within(deadline, ask(stream, request), "http").await?;
     let status = response.status().as_u16();
     // The verdict is known; nothing that happens while we leave changes it.

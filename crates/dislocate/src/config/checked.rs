@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use balance::{Address, Policy, Zone};
+use balance::{Address, Policy, Zone, Zones};
 use proxy::Bind;
 
 use super::report::Report;
@@ -130,6 +130,16 @@ pub struct Service {
     pub name: String,
     /// How a backend is chosen for a new session.
     pub balance: Policy,
+    /// What zones mean to the latency policy.
+    pub zones: Zones,
+    /// How much sooner another zone must answer, beside 10 %.
+    pub zone_margin: Duration,
+    /// Sessions of one backend; 0 is no limit.
+    pub max_connections_per_backend: u32,
+    /// How long a session may wait while all backends are full; zero is not at all.
+    pub queue_timeout: Duration,
+    /// How many sessions may wait.
+    pub queue_length: u32,
     /// Percent of a zone's backends below which health is ignored, 0 to 100.
     pub panic_threshold: u8,
     /// The backends, at least one, each address once.

@@ -71,6 +71,20 @@ pub const DRAIN_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(30), Du
 /// the checks than of the backends.
 pub const PANIC_THRESHOLD: Bounded<u8> = bounded(50, 0, 100);
 
+/// How much sooner another zone must answer, beside 10 %, before a session leaves home: what a busy machine's scheduler
+/// may add or take by chance.
+pub const ZONE_MARGIN: Bounded<Duration> = bounded(TICK, Duration::ZERO, HOUR);
+
+/// Sessions of one backend; 0, the default, is no limit, since only its operator knows what it can take.
+pub const MAX_CONNECTIONS_PER_BACKEND: Bounded<u32> = bounded(0, 0, 100_000_000);
+
+/// Patience of a session while all backends are full: what a person waits for a page before trying again.
+pub const QUEUE_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(5), Duration::ZERO, YEAR);
+
+/// Sessions of a service that may wait at once. Each holds a descriptor; a longer line than backends can serve within
+/// the patience only makes more clients wait in vain.
+pub const QUEUE_LENGTH: Bounded<u32> = bounded(1_024, 0, 1_000_000);
+
 /// A backend's weight; the bound leaves room for every sum of weights in 64 bits.
 pub const WEIGHT: Bounded<u32> = bounded(1, 0, 65_535);
 

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 
-use balance::{Address, Zone};
+use balance::{Address, Zone, Zones};
 
 use super::super::checked::{Endpoint, Service};
-use super::super::limits::{PANIC_THRESHOLD, PRIORITY, WEIGHT};
+use super::super::limits::{
+    MAX_CONNECTIONS_PER_BACKEND, PANIC_THRESHOLD, PRIORITY, QUEUE_LENGTH, QUEUE_TIMEOUT, WEIGHT, ZONE_MARGIN,
+};
 use super::super::problem::{Code, Problem, Problems, quoted};
 use super::super::raw::{self, At, Span};
 use super::health::health;
-use super::{name, zone};
+use super::{duration, name, zone};
 
 /// A service and where its parts were written, for the checks that look across tables.
 pub struct ServiceDraft {
@@ -27,13 +29,27 @@ pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Optio
     let (backends, spans) = backends(raw.backends.0.map(|at| at.value).unwrap_or_default(), home, problems);
     // The first pass has refused every other word.
     let balance = raw.balance.value().and_then(|word| word.parse().ok()).unwrap_or_default();
+    let zones = raw.zones.value().and_then(|word| Zones::ALL.into_iter().find(|it| it.as_str() == word));
+    let zones = zones.unwrap_or_default();
+    let zone_margin = duration("zone_margin", &raw.zone_margin, ZONE_MARGIN, problems);
+    let queue_timeout = duration("queue_timeout", &raw.queue_timeout, QUEUE_TIMEOUT, problems);
     let (name, name_span) = name(raw.name, problems)?;
     if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
         let message = format!("no backend of {} takes new sessions: all have weight 0", quoted(&name));
         problems.push(Problem::new(Code::NoWeight, name_span.clone(), message).help("give one of them a weight"));
     }
-    let panic_threshold = raw.panic_threshold.or(PANIC_THRESHOLD.default);
-    let service = Service { name, balance, panic_threshold, backends, health };
+    let service = Service {
+        name,
+        balance,
+        zones,
+        zone_margin,
+        max_connections_per_backend: raw.max_connections_per_backend.or(MAX_CONNECTIONS_PER_BACKEND.default),
+        queue_timeout,
+        queue_length: raw.queue_length.or(QUEUE_LENGTH.default),
+        panic_threshold: raw.panic_threshold.or(PANIC_THRESHOLD.default),
+        backends,
+        health,
+    };
     Some(ServiceDraft { service, name: name_span, backends: spans })
 }
 

@@ -121,6 +121,24 @@ pub struct Service {
     /// How a backend is chosen for a new session.
     #[schemars(schema_with = "policies")]
     pub balance: Field<String>,
+    /// What zones mean to `balance = "latency"`.
+    #[schemars(schema_with = "zones")]
+    pub zones: Field<String>,
+    /// How much sooner another zone must answer, beside 10 %.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(ZONE_MARGIN.default)))]
+    pub zone_margin: Field<String>,
+    /// Sessions of one backend; 0 is no limit.
+    #[schemars(
+        range(max = MAX_CONNECTIONS_PER_BACKEND.max),
+        extend("default" = MAX_CONNECTIONS_PER_BACKEND.default)
+    )]
+    pub max_connections_per_backend: Field<u32>,
+    /// How long a session may wait while all backends are full.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(QUEUE_TIMEOUT.default)))]
+    pub queue_timeout: Field<String>,
+    /// How many sessions may wait.
+    #[schemars(range(max = QUEUE_LENGTH.max), extend("default" = QUEUE_LENGTH.default))]
+    pub queue_length: Field<u32>,
     /// Percent of a zone's backends below which health is ignored.
     #[schemars(range(max = PANIC_THRESHOLD.max), extend("default" = PANIC_THRESHOLD.default))]
     pub panic_threshold: Field<u8>,
@@ -230,6 +248,11 @@ fn protocols(_: &mut SchemaGenerator) -> Schema {
 
 fn probes(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": PROBES, "default": PROBES[0] })
+}
+
+fn zones(_: &mut SchemaGenerator) -> Schema {
+    let names = balance::Zones::ALL.map(balance::Zones::as_str);
+    json_schema!({ "type": "string", "enum": names, "default": balance::Zones::default().as_str() })
 }
 
 fn policies(_: &mut SchemaGenerator) -> Schema {

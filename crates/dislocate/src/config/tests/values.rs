@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use balance::{Address, Policy, Zone};
+use balance::{Address, Policy, Zone, Zones};
 use proxy::Bind;
 
 use super::super::{AdminAddress, DEFAULT, LogTarget, Probe, limits};
@@ -33,6 +33,9 @@ fn a_key_that_is_left_out_has_its_default() {
     assert_eq!((listener.retries, listener.max_connections, listener.max_connections_per_source), (2, 10_000, 0));
     assert!(listener.splice);
     assert_eq!((service.balance, service.panic_threshold), (Policy::Latency, 50));
+    assert_eq!((service.zones, service.zone_margin), (Zones::Latency, Duration::from_millis(1)));
+    assert_eq!((service.max_connections_per_backend, service.queue_length), (0, 1_024));
+    assert_eq!(service.queue_timeout, Duration::from_secs(5));
     let (backend, health) = (&service.backends[0], &service.health);
     assert_eq!((backend.weight, &backend.zone, backend.priority), (1, &node.zone, 0));
     assert_eq!((&health.probe, health.rise, health.fall), (&Probe::Tcp, 2, 3));
@@ -73,6 +76,11 @@ fn every_value_is_taken_as_it_is_written() {
         name = "web"
         balance = "maglev"
         panic_threshold = 0
+        zones = "strict"
+        zone_margin = "5ms"
+        max_connections_per_backend = 3
+        queue_timeout = "0s"
+        queue_length = 7
         backends = ["10.0.0.1:80", { address = "unix:/run/b.sock", weight = 0, zone = "ams", backup = true }]
         health = { kind = "http", path = "/up", host = "web", expect = [204, "300-302"], interval = "200ms" }
     "#;
@@ -86,6 +94,9 @@ fn every_value_is_taken_as_it_is_written() {
     assert_eq!(listener.binds, [inet("[::]:80"), Bind::Unix(PathBuf::from("/run/web.sock"))]);
     assert_eq!((listener.idle_timeout, listener.retries, listener.splice), (Duration::from_millis(250), 2, false));
     assert_eq!((service.balance, service.panic_threshold), (Policy::Maglev, 0));
+    assert_eq!((service.zones, service.zone_margin), (Zones::Strict, Duration::from_millis(5)));
+    assert_eq!((service.max_connections_per_backend, service.queue_length), (3, 7));
+    assert_eq!(service.queue_timeout, Duration::ZERO);
     let [first, second] = &service.backends[..] else { panic!("two backends are not two") };
     assert_eq!((&first.address, first.zone.as_str()), (&"10.0.0.1:80".parse::<Address>().unwrap(), "fra/a"));
     assert_eq!((second.weight, second.zone.as_str(), second.priority), (0, "ams", 1));
