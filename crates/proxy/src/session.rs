@@ -334,15 +334,21 @@ impl Session {
     }
 
     /// Tells `balance` that the session ends while its client may still be waiting for an answer.
-    fn break_off(&self, whose: Side) {
+    fn break_off(&self, how: BreakOff) {
+        let now_ms = self.worker.now_ms();
         let mut lease = self.lease.borrow_mut();
-        let (Some(lease), Some(now_ms)) = (lease.as_mut(), self.established.get().map(|_| self.worker.now_ms())) else {
-            return;
-        };
+        let (Some(lease), Some(_)) = (lease.as_mut(), self.established.get()) else { return };
         let rng = &mut *self.worker.rng();
-        let ejected = match whose {
-            Side::Backend => lease.server_gone(now_ms, rng),
-            Side::Client => lease.client_gone(now_ms, rng),
+        let ejected = match how {
+            BreakOff::BackendReset => {
+                if self.moved.get().sent == 0 {
+                    // It never said a word: a failure, whether or not the client's bytes had got to it.
+                    lease.turn_began(now_ms);
+                }
+                lease.server_gone(true, now_ms, rng)
+            }
+            BreakOff::BackendFinished => lease.server_gone(false, now_ms, rng),
+            BreakOff::ClientLeft => lease.client_gone(now_ms.saturating_sub(self.active_ms.get()), now_ms, rng),
         };
         if ejected {
             let (service, address) = (&*self.settings.service, lease.backend().address());
@@ -368,19 +374,12 @@ impl Session {
                 Reason::Closed
             }
             Err((side, error)) => {
-                if side == Side::Backend {
-                    self.await_answer();
-                }
-                self.break_off(side);
+                self.break_off(match side {
+                    Side::Backend => BreakOff::BackendReset,
+                    Side::Client => BreakOff::ClientLeft,
+                });
                 reason_of_relay(side, &error)
             }
-        }
-    }
-
-    /// A backend that resets before it ever said a word has failed, whether or not the client's bytes had got to it.
-    fn await_answer(&self) {
-        if let (0, Some(lease)) = (self.moved.get().sent, self.lease.borrow_mut().as_mut()) {
-            lease.turn_began(self.worker.now_ms());
         }
     }
 
@@ -506,7 +505,7 @@ impl Progress for Session {
     fn half_closed(&self, by_backend: bool) {
         self.half_closed.set(true);
         if by_backend {
-            self.break_off(Side::Backend);
+            self.break_off(BreakOff::BackendFinished);
         }
     }
 }
@@ -524,13 +523,23 @@ impl Drop for Owner {
             sink(session.record(lasted, reason));
         }
         if !matches!(reason, Reason::DrainTimeout | Reason::Shutdown | Reason::Internal) {
-            session.break_off(Side::Client);
+            session.break_off(BreakOff::ClientLeft);
         }
         // Counted down before the sockets close, so that whoever sees the end of the session also sees it counted.
         if session.lease.borrow_mut().take().is_some() {
             session.call_next();
         }
     }
+}
+
+/// How a session ends early, as the backend's record has it.
+#[derive(Clone, Copy)]
+enum BreakOff {
+    BackendReset,
+    /// By its FIN, while the client was not finished.
+    BackendFinished,
+    /// By its end, by ours in its stead, or by a timeout.
+    ClientLeft,
 }
 
 /// What came of one pick.
