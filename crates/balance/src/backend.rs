@@ -290,8 +290,12 @@ impl BackendState {
     }
 
     /// A health check passed: an ejection that still runs ends now, so that the next pick may be its trial. It never
-    /// makes an ejection longer and never skips the trial: a check is not a session.
+    /// makes an ejection longer and never skips the trial: a check is not a session. An ejection for requests without
+    /// an answer stands: a check that only connects would end it again and again at the cost of a client each time.
     pub fn probe_succeeded(&self, now_ms: u64) {
+        if self.line.gate.load(Relaxed) == GATE_OPEN || self.passive().wants_answers() {
+            return;
+        }
         let shorten = |gate: u64| (gate != GATE_OPEN && gate != GATE_ON_TRIAL && gate > now_ms).then_some(now_ms);
         // An error only says that there was nothing to shorten.
         let _unchanged = self.line.gate.fetch_update(Relaxed, Relaxed, shorten);
