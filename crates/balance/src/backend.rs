@@ -29,6 +29,9 @@ pub struct Endpoint {
 pub struct Backend {
     endpoint: Endpoint,
     key: u64,
+    /// What its facts and weight allow, and one over its weight: worked out once.
+    availability: Availability,
+    inverse_weight: f32,
     state: Arc<BackendState>,
     pool: Arc<Pool>,
 }
@@ -36,7 +39,9 @@ pub struct Backend {
 impl Backend {
     pub(crate) fn new(endpoint: Endpoint, state: Arc<BackendState>, pool: Arc<Pool>) -> Self {
         let key = crate::hash::address_key(&endpoint.address);
-        Self { endpoint, key, state, pool }
+        let availability = endpoint.facts.availability(endpoint.weight);
+        let inverse_weight = 1.0 / endpoint.weight.max(1) as f32;
+        Self { endpoint, key, availability, inverse_weight, state, pool }
     }
 
     /// Where it is.
@@ -73,7 +78,11 @@ impl Backend {
     }
 
     pub(crate) fn availability(&self) -> Availability {
-        self.endpoint.facts.availability(self.endpoint.weight)
+        self.availability
+    }
+
+    pub(crate) fn inverse_weight(&self) -> f32 {
+        self.inverse_weight
     }
 
     /// The stable hash of its address.

@@ -99,7 +99,7 @@ impl BackendSet {
         Explanation {
             candidates: (0..self.backends().len())
                 .map(|at| Candidate {
-                    admission: self.admission(at, scope, tried, now_ms),
+                    admission: self.admission(at, self.ask(scope, tried, now_ms)),
                     ..self.candidate(at, now_ms)
                 })
                 .collect(),
@@ -119,7 +119,7 @@ impl BackendSet {
         let state = backend.state();
         Candidate {
             backend: Arc::clone(backend),
-            admission: self.admission(at, self.review().scope(), &[], now_ms),
+            admission: self.admission(at, self.ask(self.review().scope(), &[], now_ms)),
             standing: backend.standing(now_ms),
             terms,
             time_us: terms.time_us(*group.zone() == self.settings().home),

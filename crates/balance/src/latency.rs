@@ -224,7 +224,21 @@ impl<'a> Latency<'a> {
         admits: impl Fn(usize) -> bool + Copy,
         rng: &mut Rng,
     ) -> Option<Best> {
-        let mut lead = Lead { latency: self, mean_weight, best: None, seen: 0 };
+        let mut lead = Lead { latency: self, mean_weight, at: None, score_us: f32::INFINITY, seen: 0 };
+        self.scan(&mut lead, count, member, admits, rng);
+        let at = lead.at?;
+        // Weighed once more for all of its terms: the scan keeps no more than the score.
+        Some(Best { at, terms: self.weigh(&self.set.backends()[at], mean_weight) })
+    }
+
+    fn scan(
+        &self,
+        lead: &mut Lead<'_>,
+        count: usize,
+        member: impl Fn(usize) -> usize,
+        admits: impl Fn(usize) -> bool,
+        rng: &mut Rng,
+    ) {
         let start = rng.below(count as u64) as usize;
         if count > SAMPLE {
             for stratum in 0..SAMPLE {
@@ -232,31 +246,30 @@ impl<'a> Latency<'a> {
                 let nth = low + rng.below((high - low) as u64) as usize + start;
                 let at = member(if nth >= count { nth - count } else { nth });
                 if admits(at) && lead.offer(at) {
-                    return lead.best;
+                    return;
                 }
             }
             if lead.seen >= SAMPLE_LEAST {
-                return lead.best;
+                return;
             }
         }
         for nth in (start..count).chain(0..start) {
             let at = member(nth);
             if admits(at) && (lead.offer(at) || lead.seen > SAMPLE + SAMPLE_LEAST) {
-                break;
+                return;
             }
         }
-        lead.best
     }
 
     /// The terms of a backend.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn weigh(&self, backend: &Backend, mean_weight: f32) -> Terms {
         let line = &backend.state().line;
         let (answer_us, load_measured) = line.answer();
         let samples = line.samples();
         let load = load(line, self.duty, 0);
         let expected_us = self.expected(line, backend.pool(), answer_us, samples);
-        let weight = backend.endpoint().weight as f32 / mean_weight;
+        let per_weight = mean_weight * backend.inverse_weight();
         let failure = match line.failure(self.now_ms) {
             0.0 => 1.0,
             _ if backend.state().gate(self.now_ms) == Gate::TrialDue => 1.0,
@@ -267,8 +280,7 @@ impl<'a> Latency<'a> {
         } else {
             1.0
         };
-        let score_us =
-            expected_us.max(EXPECTED_LEAST_US) * (load / weight.max(f32::MIN_POSITIVE) + 1.0) * failure * warming;
+        let score_us = expected_us.max(EXPECTED_LEAST_US) * (load * per_weight + 1.0) * failure * warming;
         Terms {
             answer_us: if samples > 0 { answer_us } else { 0.0 },
             expected_us,
@@ -278,7 +290,7 @@ impl<'a> Latency<'a> {
             },
             load,
             load_measured,
-            weight,
+            weight: per_weight.recip(),
             failure,
             warming,
             samples,
@@ -311,7 +323,8 @@ impl Decision {
 struct Lead<'a> {
     latency: &'a Latency<'a>,
     mean_weight: f32,
-    best: Option<Best>,
+    at: Option<usize>,
+    score_us: f32,
     seen: usize,
 }
 
@@ -321,11 +334,11 @@ impl Lead<'_> {
     fn offer(&mut self, at: usize) -> bool {
         let latency = self.latency;
         let backend = &latency.set.backends()[at];
-        let terms = latency.weigh(backend, self.mean_weight);
+        let score_us = latency.weigh(backend, self.mean_weight).score_us;
         self.seen += 1;
         let is_trial = latency.tried == 0 && backend.state().gate(latency.now_ms) == Gate::TrialDue;
-        if is_trial || self.best.is_none_or(|best| terms.score_us < best.terms.score_us) {
-            self.best = Some(Best { at, terms });
+        if is_trial || score_us < self.score_us {
+            (self.at, self.score_us) = (Some(at), score_us);
         }
         is_trial
     }

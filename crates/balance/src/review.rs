@@ -26,6 +26,8 @@ pub(crate) struct Review {
     level: AtomicUsize,
     /// Whether that level has a zone with such a backend that is not in panic.
     calm: AtomicBool,
+    /// Whether any zone is in panic.
+    any_panicking: AtomicBool,
     due_ms: AtomicU64,
     events: AtomicU64,
 }
@@ -95,6 +97,7 @@ impl Review {
             levels: spans,
             level: AtomicUsize::new(NO_LEVEL),
             calm: AtomicBool::new(false),
+            any_panicking: AtomicBool::new(false),
             due_ms: AtomicU64::new(0),
             events: AtomicU64::new(u64::MAX),
         }
@@ -122,6 +125,7 @@ impl Review {
         for (group, count) in self.groups.iter().zip(&counts) {
             group.panicking.store(count.panicking(threshold), Relaxed);
         }
+        self.any_panicking.store(counts.iter().any(|count| count.panicking(threshold)), Relaxed);
         let occupied = || self.groups.iter().zip(&counts).filter(|(_, count)| count.pickable > 0);
         let level = occupied().map(|(group, _)| group.level).min().unwrap_or(NO_LEVEL);
         let calm = occupied().any(|(group, count)| group.level == level && !count.panicking(threshold));
@@ -140,6 +144,11 @@ impl Review {
     /// Whether the zone of the backend at `at` is in panic on its level.
     pub(crate) fn panicking(&self, at: usize) -> bool {
         self.group(at).panicking.load(Relaxed)
+    }
+
+    /// Whether any zone is.
+    pub(crate) fn any_panicking(&self) -> bool {
+        self.any_panicking.load(Relaxed)
     }
 
     pub(crate) fn zones(&self) -> impl Iterator<Item = (&Zone, bool)> {
