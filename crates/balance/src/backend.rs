@@ -29,9 +29,8 @@ pub struct Endpoint {
 pub struct Backend {
     endpoint: Endpoint,
     key: u64,
-    /// What its facts and weight allow, and one over its weight: worked out once.
+    /// What its facts and weight allow, worked out once.
     availability: Availability,
-    inverse_weight: f32,
     state: Arc<BackendState>,
     pool: Arc<Pool>,
 }
@@ -40,8 +39,7 @@ impl Backend {
     pub(crate) fn new(endpoint: Endpoint, state: Arc<BackendState>, pool: Arc<Pool>) -> Self {
         let key = crate::hash::address_key(&endpoint.address);
         let availability = endpoint.facts.availability(endpoint.weight);
-        let inverse_weight = 1.0 / endpoint.weight.max(1) as f32;
-        Self { endpoint, key, availability, inverse_weight, state, pool }
+        Self { endpoint, key, availability, state, pool }
     }
 
     /// Where it is.
@@ -79,10 +77,6 @@ impl Backend {
 
     pub(crate) fn availability(&self) -> Availability {
         self.availability
-    }
-
-    pub(crate) fn inverse_weight(&self) -> f32 {
-        self.inverse_weight
     }
 
     /// The stable hash of its address.

@@ -115,7 +115,7 @@ impl BackendSet {
     /// The backend at `at` of [`BackendSet::backends`] as a first pick sees it; also the source of its metrics.
     pub fn candidate(&self, at: usize, now_ms: u64) -> Candidate {
         let (backend, group) = (&self.backends()[at], self.review().group(at));
-        let terms = Latency::new(self, now_ms, 0).weigh(backend, group.mean_weight);
+        let terms = Latency::new(self, now_ms, 0).weigh(self.review().seat(at));
         let state = backend.state();
         Candidate {
             backend: Arc::clone(backend),

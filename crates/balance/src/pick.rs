@@ -6,9 +6,11 @@ use std::sync::Arc;
 use crate::backend::Gate;
 use crate::latency::{Decision, Latency};
 use crate::lease::Grant;
-use crate::review::Scope;
+use crate::review::{Scope, Seat};
 use crate::set::Level;
-use crate::{Availability, Backend, BackendSet, ConnectFailure, Lease, PickReason, Policy, Rng, hash, round_robin};
+use crate::{
+    Availability, Backend, BackendSet, BackendState, ConnectFailure, Lease, PickReason, Policy, Rng, hash, round_robin,
+};
 
 /// What came of a pick.
 #[derive(Debug)]
@@ -141,17 +143,17 @@ impl BackendSet {
     ) -> (Option<Choice>, bool) {
         let any_full = Cell::new(false);
         let ask = self.ask(scope, tried, now_ms);
-        let admits = |at: usize| match self.admission(at, ask) {
-            Admission::Admitted => true,
-            Admission::Full => {
+        let note = |admission: Admission| {
+            if admission == Admission::Full {
                 any_full.set(true);
-                false
             }
-            _ => false,
+            admission == Admission::Admitted
         };
+        let admits = |at: usize| note(self.admission(at, ask));
+        let admits_seat = |seat: &Seat| note(self.admission_of(seat.at as usize, seat.availability, &seat.state, ask));
         let on_level = |level: usize, rng: &mut Rng| match self.settings().policy {
             Policy::Latency => {
-                let decision = Latency::new(self, now_ms, tried.len()).decide(level, admits, rng)?;
+                let decision = Latency::new(self, now_ms, tried.len()).decide(level, admits_seat, rng)?;
                 Some(Choice { at: decision.winner.at, decision: Some(decision) })
             }
             _ => {
@@ -190,14 +192,19 @@ impl BackendSet {
     #[inline]
     pub(crate) fn admission(&self, at: usize, ask: Ask<'_>) -> Admission {
         let backend = &self.backends()[at];
-        if ask.tried.iter().any(|other| other.is(backend)) {
+        self.admission_of(at, backend.availability(), backend.state(), ask)
+    }
+
+    #[inline]
+    fn admission_of(&self, at: usize, availability: Availability, state: &BackendState, ask: Ask<'_>) -> Admission {
+        if ask.tried.iter().any(|other| std::ptr::eq(other.state(), state)) {
             return Admission::Tried;
         }
-        let room = || match ask.capacity > 0 && backend.state().sessions() >= ask.capacity {
+        let room = || match ask.capacity > 0 && state.sessions() >= ask.capacity {
             true => Admission::Full,
             false => Admission::Admitted,
         };
-        match (backend.availability(), backend.state().gate(ask.now_ms)) {
+        match (availability, state.gate(ask.now_ms)) {
             (Availability::Draining, _) => Admission::Draining,
             _ if !ask.calm => room(),
             (Availability::Down, _) => Admission::Down,
