@@ -138,6 +138,7 @@ impl Line {
     }
 
     /// The failure ratio, faded to `now_ms`.
+    #[inline(always)]
     pub(crate) fn failure(&self, now_ms: u64) -> f32 {
         let packed = self.failure.load(Relaxed);
         let ratio = f32::from_bits((packed >> 32) as u32);

@@ -284,7 +284,7 @@ impl<'a> Latency<'a> {
 
     /// Fresh knowledge as it is; old knowledge on its way back to the floor, so that a backend that was slow is tried
     /// again; the floor for the unknown.
-    #[inline]
+    #[inline(always)]
     fn expected<'p>(&self, line: &Line, pool: impl Fn() -> &'p Pool, answer_us: f32, samples: u32) -> f32 {
         if samples == 0 {
             return pool().prior_us();
@@ -314,7 +314,7 @@ struct Lead<'a> {
 
 impl<'a> Lead<'a> {
     /// Considers a backend; `true` when it wins at once.
-    #[inline]
+    #[inline(always)]
     fn offer(&mut self, seat: &'a Seat) -> bool {
         let score_us = self.latency.weigh(seat).score_us;
         self.seen += 1;

@@ -195,7 +195,7 @@ impl BackendSet {
         self.admission_of(at, backend.availability(), backend.state(), ask)
     }
 
-    #[inline]
+    #[inline(always)]
     fn admission_of(&self, at: usize, availability: Availability, state: &BackendState, ask: Ask<'_>) -> Admission {
         if ask.tried.iter().any(|other| std::ptr::eq(other.state(), state)) {
             return Admission::Tried;
