@@ -107,11 +107,11 @@ impl Line {
     /// It was given a session.
     pub(crate) fn was_given(&self, now_ms: u64) {
         let next = self.lately(now_ms) + 1.0;
-        // A race lost here is one session that is not counted for a second.
+        // A race lost here is one session that is not counted.
         self.given.store(u64::from(next.to_bits()) << 32 | u64::from(now_ms as u32), Relaxed);
     }
 
-    /// Sessions given to it lately; one fades within a second or so.
+    /// Sessions given to it lately; one fades within half a second.
     #[inline]
     pub(crate) fn lately(&self, now_ms: u64) -> f32 {
         let packed = self.given.load(Relaxed);
@@ -194,8 +194,8 @@ const FADE: [f32; 64] = {
     left
 };
 const FADE_STEP_MS: u32 = 64;
-/// e^(-64 ms / 1 s).
-const FADE_PER_STEP: f32 = 0.6;
+/// A time constant of 180 ms.
+const FADE_PER_STEP: f32 = 0.7;
 
 fn pack(answer_us: f32, load: f32) -> u64 {
     u64::from(answer_us.to_bits()) << 32 | u64::from(load.to_bits())
