@@ -69,7 +69,7 @@ fn latency_is_the_default() {
     let proxy = Config::to([one.address(), two.address()]).start();
     assert_eq!(proxy.json("/v1/services")[0]["balance"], "latency");
     let held = hold(&proxy, 8);
-    assert_eq!(names(&held), counts([("one", 4), ("two", 4)]));
+    assert_eq!(names(&held).len(), 2, "neither of two equal backends is left out");
     drop(held);
     proxy.finish();
 }

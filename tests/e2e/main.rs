@@ -23,6 +23,7 @@ mod limits;
 mod logging;
 mod metrics_documented;
 mod pressure;
+mod queue;
 mod real_clients;
 mod reload;
 mod reload_refused;

@@ -29,6 +29,8 @@ pub struct Endpoint {
 pub struct Backend {
     endpoint: Endpoint,
     key: u64,
+    /// What its facts and weight allow, worked out once.
+    availability: Availability,
     state: Arc<BackendState>,
     pool: Arc<Pool>,
 }
@@ -36,7 +38,8 @@ pub struct Backend {
 impl Backend {
     pub(crate) fn new(endpoint: Endpoint, state: Arc<BackendState>, pool: Arc<Pool>) -> Self {
         let key = crate::hash::address_key(&endpoint.address);
-        Self { endpoint, key, state, pool }
+        let availability = endpoint.facts.availability(endpoint.weight);
+        Self { endpoint, key, availability, state, pool }
     }
 
     /// Where it is.
@@ -73,7 +76,7 @@ impl Backend {
     }
 
     pub(crate) fn availability(&self) -> Availability {
-        self.endpoint.facts.availability(self.endpoint.weight)
+        self.availability
     }
 
     /// The stable hash of its address.
@@ -297,8 +300,12 @@ impl BackendState {
     }
 
     /// A health check passed: an ejection that still runs ends now, so that the next pick may be its trial. It never
-    /// makes an ejection longer and never skips the trial: a check is not a session.
+    /// makes an ejection longer and never skips the trial: a check is not a session. An ejection for requests without
+    /// an answer stands: a check that only connects would end it again and again at the cost of a client each time.
     pub fn probe_succeeded(&self, now_ms: u64) {
+        if self.line.gate.load(Relaxed) == GATE_OPEN || self.passive().wants_answers() {
+            return;
+        }
         let shorten = |gate: u64| (gate != GATE_OPEN && gate != GATE_ON_TRIAL && gate > now_ms).then_some(now_ms);
         // An error only says that there was nothing to shorten.
         let _unchanged = self.line.gate.fetch_update(Relaxed, Relaxed, shorten);

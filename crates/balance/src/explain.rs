@@ -99,7 +99,7 @@ impl BackendSet {
         Explanation {
             candidates: (0..self.backends().len())
                 .map(|at| Candidate {
-                    admission: self.admission(at, scope, tried, now_ms),
+                    admission: self.admission(at, self.ask(scope, tried, now_ms)),
                     ..self.candidate(at, now_ms)
                 })
                 .collect(),
@@ -115,11 +115,11 @@ impl BackendSet {
     /// The backend at `at` of [`BackendSet::backends`] as a first pick sees it; also the source of its metrics.
     pub fn candidate(&self, at: usize, now_ms: u64) -> Candidate {
         let (backend, group) = (&self.backends()[at], self.review().group(at));
-        let terms = Latency::new(self, now_ms, 0).weigh(backend, group.mean_weight);
+        let terms = Latency::new(self, now_ms, 0).weigh(self.review().seat(at));
         let state = backend.state();
         Candidate {
             backend: Arc::clone(backend),
-            admission: self.admission(at, self.review().scope(), &[], now_ms),
+            admission: self.admission(at, self.ask(self.review().scope(), &[], now_ms)),
             standing: backend.standing(now_ms),
             terms,
             time_us: terms.time_us(*group.zone() == self.settings().home),

@@ -33,8 +33,8 @@ use crate::backend::Gate;
 use crate::estimate::{Line, WARM_SAMPLES};
 use crate::lease::STUCK_FLOORS;
 use crate::pool::Pool;
-use crate::review::Group;
-use crate::{Backend, BackendSet, Rng, Zones};
+use crate::review::{Group, Seat};
+use crate::{BackendSet, Rng, Zones};
 
 /// Everything that the score of a backend is made of, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -144,17 +144,13 @@ impl<'a> Latency<'a> {
     pub(crate) fn decide(
         &self,
         level: usize,
-        admits: impl Fn(usize) -> bool + Copy,
+        admits: impl Fn(&Seat) -> bool + Copy,
         rng: &mut Rng,
     ) -> Option<Decision> {
         let (groups, home) = self.set.review().level(level);
         match self.set.settings().zones {
-            Zones::Ignore => {
-                let range = &self.set.levels()[level].range;
-                let weight = self.set.levels()[level].mean_weight;
-                self.best(range.len(), |nth| range.start + nth, weight, admits, rng).map(Decision::undivided)
-            }
-            Zones::Strict => self.best_of(&groups[home?], admits, rng).map(Decision::undivided),
+            Zones::Ignore => self.best(self.set.review().whole(level), admits, rng).map(Decision::undivided),
+            Zones::Strict => self.best(&groups[home?].seats, admits, rng).map(Decision::undivided),
             Zones::Latency => self.across(groups, home, admits, rng),
         }
     }
@@ -163,10 +159,10 @@ impl<'a> Latency<'a> {
         &self,
         groups: &[Group],
         home: Option<usize>,
-        admits: impl Fn(usize) -> bool + Copy,
+        admits: impl Fn(&Seat) -> bool + Copy,
         rng: &mut Rng,
     ) -> Option<Decision> {
-        let best_home = home.and_then(|home| self.best_of(&groups[home], admits, rng));
+        let best_home = home.and_then(|home| self.best(&groups[home].seats, admits, rng));
         let gate = self.gate(home.map(|home| &*groups[home].pool), best_home);
         let away = if gate == ZoneGate::Closed { None } else { self.away(groups, home, admits, rng) };
         let spill = match (best_home, away) {
@@ -194,12 +190,12 @@ impl<'a> Latency<'a> {
         &self,
         groups: &[Group],
         home: Option<usize>,
-        admits: impl Fn(usize) -> bool + Copy,
+        admits: impl Fn(&Seat) -> bool + Copy,
         rng: &mut Rng,
     ) -> Option<Best> {
         let mut soonest: Option<Best> = None;
         for (at, group) in groups.iter().enumerate() {
-            let best = if Some(at) == home { None } else { self.best_of(group, admits, rng) };
+            let best = if Some(at) == home { None } else { self.best(&group.seats, admits, rng) };
             let Some(best) = best else { continue };
             if soonest.is_none_or(|other| best.terms.time_us(false) < other.terms.time_us(false)) {
                 soonest = Some(best);
@@ -213,59 +209,60 @@ impl<'a> Latency<'a> {
         self.tried >= LAST_RETRY || away.time_us(false) < (home.time_us(true) - margin_us) / MARGIN_RATIO
     }
 
-    fn best_of(&self, group: &Group, admits: impl Fn(usize) -> bool + Copy, rng: &mut Rng) -> Option<Best> {
-        self.best(group.members.len(), |nth| group.members[nth] as usize, group.mean_weight, admits, rng)
+    /// The lowest score among `seats`, or among sixteen of them; a trial that is due goes first, since it is the one way
+    /// back and asks for one session.
+    fn best(&self, seats: &[Seat], admits: impl Fn(&Seat) -> bool, rng: &mut Rng) -> Option<Best> {
+        let mut lead = Lead { latency: self, seat: None, score_us: f32::INFINITY, seen: 0 };
+        self.scan(&mut lead, seats, admits, rng);
+        let seat = lead.seat?;
+        // Weighed once more for all of its terms: the scan keeps no more than the score.
+        Some(Best { at: seat.at as usize, terms: self.weigh(seat) })
     }
 
-    /// The lowest score among `count` backends, or among sixteen of them; a trial that is due goes first, since it is
-    /// the one way back and asks for one session.
-    ///
     /// Sixteen are drawn one from each sixteenth of the zone, turned by a random offset: distinct, each backend as
     /// likely as any other. Where too many of them may not be picked, others are found by a walk.
-    fn best(
-        &self,
-        count: usize,
-        member: impl Fn(usize) -> usize,
-        mean_weight: f32,
-        admits: impl Fn(usize) -> bool + Copy,
-        rng: &mut Rng,
-    ) -> Option<Best> {
-        let mut lead = Lead { latency: self, mean_weight, best: None, seen: 0 };
+    fn scan<'s>(&self, lead: &mut Lead<'s>, seats: &'s [Seat], admits: impl Fn(&Seat) -> bool, rng: &mut Rng)
+    where
+        'a: 's,
+    {
+        let count = seats.len();
         let start = rng.below(count as u64) as usize;
         if count > SAMPLE {
             for stratum in 0..SAMPLE {
                 let (low, high) = (stratum * count / SAMPLE, (stratum + 1) * count / SAMPLE);
                 let nth = low + rng.below((high - low) as u64) as usize + start;
-                let at = member(if nth >= count { nth - count } else { nth });
-                if admits(at) && lead.offer(at) {
-                    return lead.best;
+                let seat = &seats[if nth >= count { nth - count } else { nth }];
+                if admits(seat) && lead.offer(seat) {
+                    return;
                 }
             }
             if lead.seen >= SAMPLE_LEAST {
-                return lead.best;
+                return;
             }
         }
-        for nth in (start..count).chain(0..start) {
-            let at = member(nth);
-            if admits(at) && (lead.offer(at) || lead.seen > SAMPLE + SAMPLE_LEAST) {
-                break;
+        let (before, after) = seats.split_at(start);
+        for part in [after, before] {
+            for seat in part {
+                if admits(seat) && (lead.offer(seat) || lead.seen > SAMPLE + SAMPLE_LEAST) {
+                    return;
+                }
             }
         }
-        lead.best
     }
 
     /// The terms of a backend.
-    #[inline]
-    pub(crate) fn weigh(&self, backend: &Backend, mean_weight: f32) -> Terms {
-        let line = &backend.state().line;
+    #[inline(always)]
+    pub(crate) fn weigh(&self, seat: &Seat) -> Terms {
+        let line = &seat.state.line;
+        // Behind two more pointers, and needed only for what is unknown, old or to be shown.
+        let pool = || &**self.set.backends()[seat.at as usize].pool();
         let (answer_us, load_measured) = line.answer();
         let samples = line.samples();
         let load = load(line, self.duty, 0);
-        let expected_us = self.expected(line, backend.pool(), answer_us, samples);
-        let weight = backend.endpoint().weight as f32 / mean_weight;
+        let expected_us = self.expected(line, pool, answer_us, samples);
         let failure = match line.failure(self.now_ms) {
             0.0 => 1.0,
-            _ if backend.state().gate(self.now_ms) == Gate::TrialDue => 1.0,
+            _ if seat.state.gate(self.now_ms) == Gate::TrialDue => 1.0,
             ratio => (1.0 - ratio.min(FAILURE_MOST)).powi(-2),
         };
         let warming = if samples < WARM_SAMPLES && load >= 1.0 + samples as f32 {
@@ -273,18 +270,17 @@ impl<'a> Latency<'a> {
         } else {
             1.0
         };
-        let score_us =
-            expected_us.max(EXPECTED_LEAST_US) * (load / weight.max(f32::MIN_POSITIVE) + 1.0) * failure * warming;
+        let score_us = expected_us.max(EXPECTED_LEAST_US) * (load * seat.per_load + 1.0) * failure * warming;
         Terms {
             answer_us: if samples > 0 { answer_us } else { 0.0 },
             expected_us,
             base_us: match line.base_us() {
-                0.0 => backend.pool().base_us(),
+                0.0 => pool().base_us(),
                 base => base,
             },
             load,
             load_measured,
-            weight,
+            weight: seat.per_load.recip(),
             failure,
             warming,
             samples,
@@ -294,15 +290,16 @@ impl<'a> Latency<'a> {
 
     /// Fresh knowledge as it is; old knowledge on its way back to the floor, so that a backend that was slow is tried
     /// again; the floor for the unknown.
-    fn expected(&self, line: &Line, pool: &Pool, answer_us: f32, samples: u32) -> f32 {
+    #[inline]
+    fn expected<'p>(&self, line: &Line, pool: impl Fn() -> &'p Pool, answer_us: f32, samples: u32) -> f32 {
         if samples == 0 {
-            return pool.prior_us();
+            return pool().prior_us();
         }
         let age_ms = line.sample_age_ms(self.now_ms);
         if age_ms <= STALE_AFTER_MS {
             return answer_us;
         }
-        let prior = pool.prior_us();
+        let prior = pool().prior_us();
         prior + (answer_us - prior) * (-((age_ms - STALE_AFTER_MS) as f32) / STALE_TAU_MS).exp()
     }
 }
@@ -316,22 +313,20 @@ impl Decision {
 /// The best so far.
 struct Lead<'a> {
     latency: &'a Latency<'a>,
-    mean_weight: f32,
-    best: Option<Best>,
+    seat: Option<&'a Seat>,
+    score_us: f32,
     seen: usize,
 }
 
-impl Lead<'_> {
+impl<'a> Lead<'a> {
     /// Considers a backend; `true` when it wins at once.
     #[inline]
-    fn offer(&mut self, at: usize) -> bool {
-        let latency = self.latency;
-        let backend = &latency.set.backends()[at];
-        let terms = latency.weigh(backend, self.mean_weight);
+    fn offer(&mut self, seat: &'a Seat) -> bool {
+        let score_us = self.latency.weigh(seat).score_us;
         self.seen += 1;
-        let is_trial = latency.tried == 0 && backend.state().gate(latency.now_ms) == Gate::TrialDue;
-        if is_trial || self.best.is_none_or(|best| terms.score_us < best.terms.score_us) {
-            self.best = Some(Best { at, terms });
+        let is_trial = self.latency.tried == 0 && seat.state.gate(self.latency.now_ms) == Gate::TrialDue;
+        if is_trial || score_us < self.score_us {
+            (self.seat, self.score_us) = (Some(seat), score_us);
         }
         is_trial
     }

@@ -223,7 +223,7 @@ fn accepting_and_resetting_is_failing_and_only_an_answer_ends_the_trial() {
         let mut lease = Lease::new(&bad, grant).unwrap();
         lease.connected(2_000 + n, Duration::from_millis(1), &mut rng);
         lease.turn_began(2_000 + n);
-        ejected |= lease.server_gone(2_000 + n, &mut rng);
+        ejected |= lease.server_gone(false, 2_000 + n, &mut rng);
     }
     assert!(ejected && bad.standing(2_010) == Standing::Ejected);
 
@@ -251,15 +251,38 @@ fn a_client_that_gives_up_blames_only_a_backend_that_answers_nobody() {
     waiting.turn_began(2_000);
     other.turn_began(3_000);
     other.turn_ended(turn(5), 3_005);
-    waiting.client_gone(4_000, &mut rng);
+    waiting.client_gone(2_000, 4_000, &mut rng);
     let state = set.backends()[0].state();
     assert_eq!(state.unanswered_total(), 0, "it answered somebody in the meantime");
     waiting.turn_began(5_000);
-    waiting.client_gone(5_500, &mut rng);
+    waiting.client_gone(500, 5_500, &mut rng);
     assert_eq!(state.unanswered_total(), 0, "half a second is not long");
     waiting.turn_began(6_000);
-    waiting.client_gone(8_000, &mut rng);
+    waiting.client_gone(20, 8_000, &mut rng);
+    assert_eq!(state.unanswered_total(), 0, "it was still sending, as who only sends does");
+    waiting.turn_began(9_000);
+    waiting.client_gone(2_000, 11_000, &mut rng);
     assert_eq!(state.unanswered_total(), 1);
+}
+
+#[test]
+fn a_service_that_only_listens_is_not_blamed_for_its_silence() {
+    let set = at_home(1);
+    let mut rng = Rng::new(1);
+    let state = set.backends()[0].state();
+    for round in 0..10 {
+        let now_ms = 10_000 * (1 + round);
+        let (mut left, mut ended) = (pick(&set, now_ms), pick(&set, now_ms));
+        left.turn_began(now_ms);
+        ended.turn_began(now_ms);
+        left.client_gone(5_000, now_ms + 5_000, &mut rng);
+        ended.server_gone(false, now_ms + 5_000, &mut rng);
+    }
+    assert_eq!(state.unanswered_total(), 0);
+    let mut reset = pick(&set, 200_000);
+    reset.turn_began(200_000);
+    reset.server_gone(true, 200_001, &mut rng);
+    assert_eq!(state.unanswered_total(), 1, "a reset is a failure wherever it comes from");
 }
 
 #[test]

@@ -147,20 +147,27 @@ impl Lease {
         }
     }
 
-    /// The backend closed or reset the connection, and the client had not ended its side. If client bytes were waiting
-    /// for an answer, that is a failure of the backend. Returns whether it ejected the backend, for the log.
-    pub fn server_gone(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
-        self.end_turn() && self.blame(now_ms, rng)
+    /// The backend ended the connection, by a reset or else by its FIN, before the client ended its side. If client
+    /// bytes were waiting for an answer, that is a failure of the backend; after a FIN only where answers are known,
+    /// since there are services that only listen. Returns whether it ejected the backend, for the log.
+    pub fn server_gone(&mut self, reset: bool, now_ms: u64, rng: &mut Rng) -> bool {
+        self.end_turn() && (reset || self.answers_are_known()) && self.blame(now_ms, rng)
     }
 
-    /// The client gave up while its bytes were waiting. That is a failure of the backend if it answered nobody in all
-    /// that time, and the time was long for this service. Returns whether it ejected the backend, for the log.
-    pub fn client_gone(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
+    /// The client gave up while its bytes were waiting, `silent_ms` after the last byte moved. That is a failure of the
+    /// backend if it answered nobody in all that time, the time was long for this service, and the service is one that
+    /// answers. Returns whether it ejected the backend, for the log.
+    pub fn client_gone(&mut self, silent_ms: u64, now_ms: u64, rng: &mut Rng) -> bool {
         let line = &self.backend.state().line;
         let waited_ms = now_ms.saturating_sub(self.turn_ms);
         let long_ms = (STUCK_FLOORS * self.backend.pool().floor_us() / 1e3).max(STUCK_LEAST_MS);
-        let is_stuck = u64::from(line.stuck_ms(now_ms)) >= waited_ms && waited_ms as f32 >= long_ms;
-        self.end_turn() && is_stuck && self.blame(now_ms, rng)
+        let is_stuck = u64::from(line.stuck_ms(now_ms)) >= waited_ms && silent_ms as f32 >= long_ms;
+        self.end_turn() && is_stuck && self.answers_are_known() && self.blame(now_ms, rng)
+    }
+
+    fn answers_are_known(&self) -> bool {
+        let pool = self.backend.pool();
+        pool.time_us() > 0.0 || pool.prior_us() > 0.0
     }
 
     /// The connection failed by the backend's doing. Returns whether that ejected the backend, for the log.

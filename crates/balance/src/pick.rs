@@ -6,9 +6,11 @@ use std::sync::Arc;
 use crate::backend::Gate;
 use crate::latency::{Decision, Latency};
 use crate::lease::Grant;
-use crate::review::Scope;
+use crate::review::{Scope, Seat};
 use crate::set::Level;
-use crate::{Availability, Backend, BackendSet, ConnectFailure, Lease, PickReason, Policy, Rng, hash, round_robin};
+use crate::{
+    Availability, Backend, BackendSet, BackendState, ConnectFailure, Lease, PickReason, Policy, Rng, hash, round_robin,
+};
 
 /// What came of a pick.
 #[derive(Debug)]
@@ -56,6 +58,18 @@ impl Admission {
             Self::Full => "full",
         }
     }
+}
+
+/// What a pick asks of every backend.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ask<'a> {
+    tried: &'a [Arc<Backend>],
+    now_ms: u64,
+    /// Whether checks and ejections count.
+    calm: bool,
+    /// Whether zones in panic are left alone, since another is well.
+    avoids_panic: bool,
+    capacity: u32,
 }
 
 /// The policy's choice.
@@ -128,17 +142,18 @@ impl BackendSet {
         dry: bool,
     ) -> (Option<Choice>, bool) {
         let any_full = Cell::new(false);
-        let admits = |at: usize| match self.admission(at, scope, tried, now_ms) {
-            Admission::Admitted => true,
-            Admission::Full => {
+        let ask = self.ask(scope, tried, now_ms);
+        let note = |admission: Admission| {
+            if admission == Admission::Full {
                 any_full.set(true);
-                false
             }
-            _ => false,
+            admission == Admission::Admitted
         };
+        let admits = |at: usize| note(self.admission(at, ask));
+        let admits_seat = |seat: &Seat| note(self.admission_of(seat.at as usize, seat.availability, &seat.state, ask));
         let on_level = |level: usize, rng: &mut Rng| match self.settings().policy {
             Policy::Latency => {
-                let decision = Latency::new(self, now_ms, tried.len()).decide(level, admits, rng)?;
+                let decision = Latency::new(self, now_ms, tried.len()).decide(level, admits_seat, rng)?;
                 Some(Choice { at: decision.winner.at, decision: Some(decision) })
             }
             _ => {
@@ -153,35 +168,54 @@ impl BackendSet {
         (choice, any_full.get())
     }
 
+    /// What a pick in `scope` asks of every backend, worked out once.
+    pub(crate) fn ask<'a>(&self, scope: Scope, tried: &'a [Arc<Backend>], now_ms: u64) -> Ask<'a> {
+        let calm = matches!(scope, Scope::Calm { .. });
+        Ask {
+            tried,
+            now_ms,
+            calm,
+            avoids_panic: calm && tried.is_empty() && self.avoids_panic(scope),
+            capacity: self.settings().max_connections_per_backend,
+        }
+    }
+
+    /// Whether a first pick leaves zones in panic alone. The latency policy does not: what is well there it loads until
+    /// another zone is sooner, and so it breaks nobody. (Leaving such a zone altogether cost twice the tail.)
+    fn avoids_panic(&self, scope: Scope) -> bool {
+        let review = self.review();
+        self.settings().policy != Policy::Latency && review.scope() == scope && review.any_panicking()
+    }
+
     /// Whether the backend at `at` may be picked. A trial that is due is admitted from a panicking zone as well: it is
     /// the only way back for a zone that is avoided.
     #[inline]
-    pub(crate) fn admission(&self, at: usize, scope: Scope, tried: &[Arc<Backend>], now_ms: u64) -> Admission {
+    pub(crate) fn admission(&self, at: usize, ask: Ask<'_>) -> Admission {
         let backend = &self.backends()[at];
-        if tried.iter().any(|other| other.is(backend)) {
+        self.admission_of(at, backend.availability(), backend.state(), ask)
+    }
+
+    #[inline]
+    fn admission_of(&self, at: usize, availability: Availability, state: &BackendState, ask: Ask<'_>) -> Admission {
+        if ask.tried.iter().any(|other| std::ptr::eq(other.state(), state)) {
             return Admission::Tried;
         }
-        let capacity = self.settings().max_connections_per_backend;
-        let room = || match capacity > 0 && backend.state().sessions() >= capacity {
+        let room = || match ask.capacity > 0 && state.sessions() >= ask.capacity {
             true => Admission::Full,
             false => Admission::Admitted,
         };
-        let calm = matches!(scope, Scope::Calm { .. });
-        match (backend.availability(), backend.state().gate(now_ms)) {
+        match (availability, state.gate(ask.now_ms)) {
             (Availability::Draining, _) => Admission::Draining,
-            _ if !calm => room(),
+            _ if !ask.calm => room(),
             (Availability::Down, _) => Admission::Down,
             (Availability::Up, Gate::Shut) => Admission::Ejected,
             (Availability::Up, Gate::OnTrial) => Admission::OnTrial,
             (Availability::Up, Gate::TrialDue) => room(),
-            (Availability::Up, Gate::Open) if tried.is_empty() && self.avoids(at, scope) => Admission::PanickingZone,
+            (Availability::Up, Gate::Open) if ask.avoids_panic && self.review().panicking(at) => {
+                Admission::PanickingZone
+            }
             (Availability::Up, Gate::Open) => room(),
         }
-    }
-
-    /// Whether the zone of the backend is in panic while the scope has another that is not.
-    fn avoids(&self, at: usize, scope: Scope) -> bool {
-        self.review().panicking(at) && self.review().scope() == scope
     }
 
     fn by_policy(

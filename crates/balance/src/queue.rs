@@ -82,6 +82,17 @@ impl Queue {
         Self { most, next: 0, asleep: BTreeMap::new(), awake: BTreeSet::new() }
     }
 
+    /// Changes the bound. Those who wait already stay.
+    pub fn set_most(&mut self, most: usize) {
+        self.most = most;
+    }
+
+    /// Whether nobody older waits.
+    pub fn is_next(&self, ticket: Ticket) -> bool {
+        let oldest = [self.asleep.keys().next(), self.awake.first()].into_iter().flatten().min();
+        oldest == Some(&ticket)
+    }
+
     /// A newcomer: `seen` is what it saw at the turnstile before the pick that said to wait, or nothing if it did not
     /// pick since others wait already.
     pub fn enter(&mut self, turnstile: &Turnstile, seen: Option<u64>, deadline_ms: u64) -> Entered {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use crate::backend::Gate;
 use crate::pool::Pool;
 use crate::set::Level;
-use crate::{Availability, Backend, BackendSet, Zone};
+use crate::{Availability, Backend, BackendSet, BackendState, Zone, Zones};
 
 /// The judgement over one set.
 #[derive(Debug)]
@@ -22,10 +22,14 @@ pub(crate) struct Review {
     group_of: Vec<u32>,
     /// For each level, its groups and which of them is the home zone.
     levels: Vec<(Range<usize>, Option<usize>)>,
+    /// For each level, all of its backends; only for [`Zones::Ignore`].
+    whole: Vec<Vec<Seat>>,
     /// The lowest level with a backend that may be picked, or [`NO_LEVEL`].
     level: AtomicUsize,
     /// Whether that level has a zone with such a backend that is not in panic.
     calm: AtomicBool,
+    /// Whether any zone is in panic.
+    any_panicking: AtomicBool,
     due_ms: AtomicU64,
     events: AtomicU64,
 }
@@ -35,16 +39,42 @@ pub(crate) struct Review {
 pub(crate) struct Group {
     pub(crate) level: usize,
     pub(crate) pool: Arc<Pool>,
-    /// Where they stand in the set.
-    pub(crate) members: Vec<u32>,
-    /// What weights are divided by, so that a weight is a share and not a count: their mean.
-    pub(crate) mean_weight: f32,
+    /// Its backends.
+    pub(crate) seats: Vec<Seat>,
     panicking: AtomicBool,
+}
+
+/// A backend as a scan of its zone needs it: side by side, so that a pick among many follows one pointer for each.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    pub(crate) state: Arc<BackendState>,
+    /// Where it stands in the set.
+    pub(crate) at: u32,
+    /// What a unit of load weighs: the mean weight of the zone over its own, so that a weight is a share and not a count.
+    pub(crate) per_load: f32,
+    pub(crate) availability: Availability,
+}
+
+/// Seats for the backends of a set at `members`.
+fn seats(backends: &[Arc<Backend>], members: impl Iterator<Item = usize> + Clone) -> Vec<Seat> {
+    let weights = members.clone().map(|at| backends[at].endpoint().weight).filter(|&weight| weight > 0);
+    let (sum, count) = weights.fold((0.0f64, 0u32), |(sum, count), weight| (sum + f64::from(weight), count + 1));
+    let mean = if count > 0 { sum / f64::from(count) } else { 1.0 };
+    let seat = |at: usize| {
+        let backend = &backends[at];
+        Seat {
+            state: Arc::clone(backend.shared_state()),
+            at: at as u32,
+            per_load: (mean / f64::from(backend.endpoint().weight.max(1))) as f32,
+            availability: backend.availability(),
+        }
+    };
+    members.map(seat).collect()
 }
 
 impl Group {
     fn new(level: usize, pool: Arc<Pool>) -> Self {
-        Self { level, pool, members: Vec::new(), mean_weight: 1.0, panicking: AtomicBool::new(false) }
+        Self { level, pool, seats: Vec::new(), panicking: AtomicBool::new(false) }
     }
 
     pub(crate) fn zone(&self) -> &Zone {
@@ -64,7 +94,7 @@ pub(crate) enum Scope {
 }
 
 impl Review {
-    pub(crate) fn new(backends: &[Arc<Backend>], levels: &[Level], home: &Zone) -> Self {
+    pub(crate) fn new(backends: &[Arc<Backend>], levels: &[Level], home: &Zone, zones: Zones) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of = Vec::with_capacity(backends.len());
         let mut spans = Vec::with_capacity(levels.len());
@@ -77,24 +107,28 @@ impl Review {
                     groups.len() - 1
                 });
                 debug_assert!(at >= first, "a group belongs to one level");
-                groups[at].members.push(group_of.len() as u32);
                 group_of.push(at as u32);
             }
             let own = groups[first..].iter().position(|group| group.zone() == home);
             spans.push((first..groups.len(), own));
         }
-        for group in &mut groups {
-            let weights = group.members.iter().map(|&at| backends[at as usize].endpoint().weight);
-            let (sum, count) =
-                weights.filter(|&weight| weight > 0).fold((0.0, 0.0), |(s, n), w| (s + w as f32, n + 1.0));
-            group.mean_weight = if count > 0.0 { sum / count } else { 1.0 };
+        let mut members: Vec<Vec<usize>> = vec![Vec::new(); groups.len()];
+        group_of.iter().enumerate().for_each(|(at, &group)| members[group as usize].push(at));
+        for (group, members) in groups.iter_mut().zip(members) {
+            group.seats = seats(backends, members.into_iter());
         }
+        // Only where zones mean nothing is a level looked at as one.
+        let whole =
+            |level: &Level| if zones == Zones::Ignore { seats(backends, level.range.clone()) } else { Vec::new() };
+        let whole = levels.iter().map(whole).collect();
         Self {
             groups,
             group_of,
             levels: spans,
+            whole,
             level: AtomicUsize::new(NO_LEVEL),
             calm: AtomicBool::new(false),
+            any_panicking: AtomicBool::new(false),
             due_ms: AtomicU64::new(0),
             events: AtomicU64::new(u64::MAX),
         }
@@ -122,6 +156,7 @@ impl Review {
         for (group, count) in self.groups.iter().zip(&counts) {
             group.panicking.store(count.panicking(threshold), Relaxed);
         }
+        self.any_panicking.store(counts.iter().any(|count| count.panicking(threshold)), Relaxed);
         let occupied = || self.groups.iter().zip(&counts).filter(|(_, count)| count.pickable > 0);
         let level = occupied().map(|(group, _)| group.level).min().unwrap_or(NO_LEVEL);
         let calm = occupied().any(|(group, count)| group.level == level && !count.panicking(threshold));
@@ -142,6 +177,11 @@ impl Review {
         self.group(at).panicking.load(Relaxed)
     }
 
+    /// Whether any zone is.
+    pub(crate) fn any_panicking(&self) -> bool {
+        self.any_panicking.load(Relaxed)
+    }
+
     pub(crate) fn zones(&self) -> impl Iterator<Item = (&Zone, bool)> {
         self.groups.iter().map(|group| (group.zone(), group.panicking.load(Relaxed)))
     }
@@ -154,6 +194,18 @@ impl Review {
     pub(crate) fn level(&self, level: usize) -> (&[Group], Option<usize>) {
         let (range, home) = &self.levels[level];
         (&self.groups[range.clone()], *home)
+    }
+
+    /// All backends of a level, under [`Zones::Ignore`].
+    pub(crate) fn whole(&self, level: usize) -> &[Seat] {
+        &self.whole[level]
+    }
+
+    /// The seat of the backend at `at`.
+    pub(crate) fn seat(&self, at: usize) -> &Seat {
+        let seats = &self.group(at).seats;
+        let nth = seats.binary_search_by_key(&at, |seat| seat.at as usize);
+        &seats[nth.expect("every backend has a seat in its zone")]
     }
 
     /// The group of the backend at `at`.

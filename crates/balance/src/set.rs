@@ -92,8 +92,6 @@ pub(crate) struct Level {
     pub(crate) range: Range<usize>,
     /// Running sum of weights, for draws by weight; only for `random_two`.
     pub(crate) cumulative: Vec<u64>,
-    /// Mean of the weights above 0.
-    pub(crate) mean_weight: f32,
     /// The table; only for `maglev`.
     pub(crate) maglev: Option<Arc<Maglev>>,
     /// What the table was built from, to reuse it while that stays.
@@ -170,7 +168,7 @@ impl BackendSet {
         };
         let backends: Vec<_> = endpoints.into_iter().map(keep).collect();
         let levels = levels(&backends, settings.policy, previous);
-        let review = Review::new(&backends, &levels, &settings.home);
+        let review = Review::new(&backends, &levels, &settings.home, settings.zones);
         backends.iter().for_each(|backend| crate::round_robin::enter(&shared.clock, backend));
         // A change may bring places.
         shared.turnstile.freed();
@@ -261,12 +259,12 @@ impl BackendSet {
     }
 
     fn sweep(&self, group: &Group, now_ms: u64) -> Sweep {
-        let (count, mut sweep) = (group.members.len(), Sweep::new());
+        let (count, mut sweep) = (group.seats.len(), Sweep::new());
         // A stride through a large zone that starts somewhere else each time.
         let step = count.div_ceil(SWEEP_MOST).max(1);
         let start = (now_ms / LEARN_MS) as usize % step;
-        for &at in group.members[start.min(count)..].iter().step_by(step) {
-            sweep.add(&self.backends[at as usize].state().line);
+        for seat in group.seats[start.min(count)..].iter().step_by(step) {
+            sweep.add(&seat.state.line);
         }
         sweep
     }
@@ -281,9 +279,10 @@ impl BackendSet {
 
 /// How often pools learn.
 const LEARN_MS: u64 = 100;
-/// Time constant of the duty, and the least that an open session counts for.
+/// Time constant of the duty, and the least that an open session counts for: low enough for sessions that linger ten
+/// seconds after half a second of use (a floor of 0.02 cost a quarter of the tail there), high enough to spread idle ones.
 const DUTY_TAU_MS: f32 = 1_000.0;
-const DUTY_LEAST: f32 = 0.02;
+const DUTY_LEAST: f32 = 0.002;
 /// Half of a zone gone is more often a broken check (Envoy's default).
 const PANIC_THRESHOLD: u8 = 50;
 /// Below this zones of one city differ by chance.
@@ -298,7 +297,7 @@ fn levels(backends: &[Arc<Backend>], policy: Policy, previous: Option<&BackendSe
         let members: Vec<_> = chunk.iter().map(|backend| (backend.key(), usable_weight(backend))).collect();
         let maglev = (policy == Policy::Maglev).then(|| table(&members, previous)).flatten();
         let cumulative = if policy == Policy::RandomTwo { cumulative(&members) } else { Vec::new() };
-        levels.push(Level { range, cumulative, mean_weight: mean_weight(&members), maglev, members });
+        levels.push(Level { range, cumulative, maglev, members });
     }
     levels
 }
@@ -317,12 +316,6 @@ fn table(members: &[(u64, u32)], previous: Option<&BackendSet>) -> Option<Arc<Ma
         Some(level) => level.maglev.clone(),
         None => Maglev::build(members).map(Arc::new),
     }
-}
-
-fn mean_weight(members: &[(u64, u32)]) -> f32 {
-    let count = members.iter().filter(|&&(_, weight)| weight > 0).count().max(1);
-    let sum: u64 = members.iter().map(|&(_, weight)| u64::from(weight)).sum();
-    (sum.max(1) as f64 / count as f64) as f32
 }
 
 fn cumulative(members: &[(u64, u32)]) -> Vec<u64> {

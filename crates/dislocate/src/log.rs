@@ -206,6 +206,8 @@ fn sentence(record: &Record) -> Vec<u8> {
         "backend": record.backend.as_ref().map(ToString::to_string),
         "zone": record.zone.as_ref().map(|zone| zone.as_str()),
         "pick": record.pick.map(balance::PickReason::as_str),
+        "score_ms": record.score_us.map(|micros| (f64::from(micros)).round() / 1e3),
+        "queued_ms": millis(record.queued),
         "attempts": record.attempts,
         "connect_ms": record.connect.map(millis),
         "first_byte_ms": record.first_byte.map(millis),

@@ -1,5 +1,6 @@
 //! The parts put together: what a checked configuration becomes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
@@ -7,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 use balance::{Epoch, Facts, Ledger, Settings};
 use discovery::{HealthConfig, ServiceConfig, Services};
-use proxy::{BindError, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, Wanted};
+use proxy::{BindError, Line, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, Wanted};
 
 use crate::config::{self, Config};
 use crate::descriptors;
@@ -18,6 +19,8 @@ use crate::state::{Reloads, Running, State};
 pub struct Program {
     proxy: Proxy,
     services: Services,
+    /// Where sessions wait while all backends of a service are full, by its name.
+    lines: HashMap<String, Arc<Line>>,
     state: Arc<State>,
 }
 
@@ -55,7 +58,7 @@ impl Program {
             reloads: Reloads::default(),
             started: SystemTime::now(),
         });
-        Ok(Self { proxy, services, state })
+        Ok(Self { proxy, services, lines: HashMap::new(), state })
     }
 
     /// Makes everything what `config` says: all of it, or on an error nothing. Established sessions go on.
@@ -66,7 +69,9 @@ impl Program {
         // The only step that can fail comes first, and takes itself back.
         let prepared = self.proxy.prepare(&wanted)?;
         self.services.apply(config.services.iter().map(|it| service(it, &config.node.zone)).collect());
-        let specs = config.listeners.iter().zip(wanted).map(|(listener, wanted)| self.spec(listener, wanted)).collect();
+        self.lines = config.services.iter().map(|it| (it.name.clone(), self.line(it))).collect();
+        let specs =
+            config.listeners.iter().zip(wanted).map(|(listener, wanted)| self.spec(config, listener, wanted)).collect();
         self.proxy.apply(specs, prepared).await;
         self.proxy.set_max_connections(config.node.max_connections.map_or(0, Into::into));
         let reader = |service: &config::Service| (service.name.clone(), self.reader(&service.name));
@@ -102,10 +107,22 @@ impl Program {
         self.proxy.exit().await;
     }
 
-    fn spec(&self, listener: &config::Listener, wanted: Wanted) -> ListenerSpec {
+    /// The line of a service, which outlives reloads as those who stand in it do.
+    fn line(&self, service: &config::Service) -> Arc<Line> {
+        let most = service.queue_length as usize;
+        let line = self.lines.get(&service.name).map_or_else(|| Arc::new(Line::new(most)), Arc::clone);
+        line.set_most(most);
+        line
+    }
+
+    fn spec(&self, config: &Config, listener: &config::Listener, wanted: Wanted) -> ListenerSpec {
+        let service = config.services.iter().find(|service| service.name == listener.service);
+        let service = service.expect("a checked configuration names services that it has");
         let settings = ListenerSettings {
             service: listener.service.as_str().into(),
             backends: self.reader(&listener.service),
+            line: Arc::clone(&self.lines[&listener.service]),
+            queue_timeout: service.queue_timeout,
             idle_timeout: listener.idle_timeout,
             half_close_timeout: listener.half_close_timeout,
             keepalive: listener.keepalive,

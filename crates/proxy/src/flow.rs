@@ -127,6 +127,11 @@ impl Flow {
         self.streak = 0;
     }
 
+    /// Whether nothing was ever taken.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.held == 0 && self.given == 0
+    }
+
     /// Bytes taken and not yet given.
     pub(crate) fn held(&self) -> usize {
         self.held

@@ -1,7 +1,7 @@
 //! The data plane of dislocate: listeners, and the sessions that they bring.
 //!
 //! A connection's way through the files: `accept` takes it, `limits` permits it, `session` picks a backend from
-//! the live set and has `connect` reach it, `relay` moves its bytes as `flow` says, and `record` tells the end.
+//! the live set (waiting in `line` while all are full) and has `connect` reach it, `relay` moves its bytes as `flow` says, and `record` tells the end.
 //! Each worker (`worker`) does all of that on one thread with its own sockets; `proxy` is the handle that the
 //! program holds.
 #![forbid(unsafe_code)]
@@ -12,6 +12,7 @@ mod connect;
 mod flow;
 mod leg;
 mod limits;
+mod line;
 mod listener;
 mod pipe;
 mod proxy;
@@ -24,6 +25,7 @@ mod worker;
 pub use accept::AcceptError;
 pub use bind::{Bind, BindError, bind_unix};
 pub use limits::Limit;
+pub use line::Line;
 pub use listener::{Listener, ListenerSettings};
 pub use pipe::PipeCounters;
 pub use proxy::{ListenerSpec, ListenerView, Options, Prepared, Proxy, SessionList, Wanted};

@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use balance::{Ledger, Reader};
 
 use crate::limits::{Accounts, Gauge, Limits};
+use crate::line::Line;
 use crate::stats::ListenerStats;
 
 /// What every accepted connection needs to know of its listener. Replaced as a whole on reload; a session keeps what it
@@ -17,6 +18,10 @@ pub struct ListenerSettings {
     pub service: Arc<str>,
     /// Its live set.
     pub backends: Reader,
+    /// Where sessions wait while all backends are full; one for each service.
+    pub line: Arc<Line>,
+    /// For how long; zero is not at all.
+    pub queue_timeout: Duration,
     /// Silence after which a session is cut.
     pub idle_timeout: Duration,
     /// The same, once one side has finished.

@@ -29,6 +29,10 @@ pub enum Reason {
     ConnectFailed,
     /// The last backend tried did not answer within `connect_timeout`.
     ConnectTimeout,
+    /// All backends were full, and so was the line of those who wait.
+    QueueFull,
+    /// All backends were full for as long as `queue_timeout`.
+    QueueTimeout,
     /// A backend failed, and the service's retry budget was used up.
     RetryBudget,
     /// No free local port towards any backend that was tried.
@@ -57,7 +61,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::Closed,
         Self::ClientReset,
         Self::BackendReset,
@@ -68,6 +72,8 @@ impl Reason {
         Self::NoBackend,
         Self::ConnectFailed,
         Self::ConnectTimeout,
+        Self::QueueFull,
+        Self::QueueTimeout,
         Self::RetryBudget,
         Self::NoLocalPort,
         Self::NoDescriptor,
@@ -95,6 +101,8 @@ impl Reason {
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
             Self::RetryBudget => "retry_budget",
             Self::NoLocalPort => "no_local_port",
             Self::NoDescriptor => "no_descriptor",
@@ -152,6 +160,10 @@ pub struct Record {
     pub zone: Option<Zone>,
     /// Why that one.
     pub pick: Option<PickReason>,
+    /// What the latency policy expected of it, in microseconds.
+    pub score_us: Option<f32>,
+    /// Time spent waiting for a place at a full backend.
+    pub queued: Duration,
     /// Connections tried.
     pub attempts: u32,
     /// From the beginning of the successful connection to its being established.

@@ -50,8 +50,11 @@ pub(crate) struct Opening {
 pub(crate) trait Progress {
     /// Called after every turn that moved something, with the totals of both directions.
     fn moved(&self, up: (u64, u64), down: (u64, u64));
-    /// Called once, when the first direction has ended.
-    fn half_closed(&self);
+    /// Called once, before the first call of `moved`, with the first byte of the client if it spoke first.
+    fn began(&self, first: u8);
+    /// Called once, when the first direction has ended. `by_backend` is whether the backend ended it with nothing of it
+    /// still on its way to the client.
+    fn half_closed(&self, by_backend: bool);
 }
 
 /// The two directions between two legs. A future: it ends when both streams are forwarded to their ends, or with the
@@ -77,6 +80,8 @@ struct Direction {
     /// What the sink did not take at once; as large as that, and empty otherwise.
     pending: Vec<u8>,
     pipe: Option<Pipe>,
+    /// The first byte, until it has been told.
+    first: Option<u8>,
 }
 
 /// How a turn of one direction ended.
@@ -104,11 +109,12 @@ impl<'a, P: Progress> Relay<'a, P> {
         let up = self.up.run(cx, self.tools, self.client, self.backend, self.down.flow.is_done());
         let after = (self.up.flow.totals(), self.down.flow.totals());
         if after != before {
+            self.up.first.take().into_iter().for_each(|first| self.progress.began(first));
             self.progress.moved(after.0, after.1);
         }
         if !self.half_closed && (self.up.flow.has_ended() || self.down.flow.has_ended()) {
             self.half_closed = true;
-            self.progress.half_closed();
+            self.progress.half_closed(!self.up.flow.has_ended() && self.down.flow.held() == 0);
         }
         match (down?, up?) {
             // A direction that ended first saw the other one open; by now both may be through.
@@ -132,7 +138,7 @@ impl<P: Progress> Future for Relay<'_, P> {
 
 impl Direction {
     fn new(side: Side, initial: Vec<u8>, splice: bool) -> Self {
-        Self { side, flow: Flow::new(initial.len(), splice), pending: initial, pipe: None }
+        Self { side, flow: Flow::new(initial.len(), splice), pending: initial, pipe: None, first: None }
     }
 
     /// Takes steps until it has to wait, has done its share, or is done. `other_done` is whether the opposite
@@ -173,6 +179,9 @@ impl Direction {
     ) -> Poll<Result<(), Failure>> {
         let mut scratch = scratch.borrow_mut();
         let taken = ready!(source.poll_recv(cx, &mut scratch)).map_err(|error| (self.side, error))?;
+        if self.flow.is_fresh() {
+            self.first = scratch[..taken].first().copied();
+        }
         self.flow.took(taken);
         if taken == 0 {
             return Poll::Ready(Ok(()));

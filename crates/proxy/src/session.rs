@@ -15,12 +15,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use balance::{Address, Backend, ConnectFailure, Lease, Pick, PickReason, source_key};
+use balance::{Address, Backend, ConnectFailure, Lease, Pick, PickReason, Turns, source_key};
 use rustix::io::Errno;
 
 use crate::connect::{ConnectError, LocalFailure, connect};
 use crate::leg::Leg;
 use crate::limits::{Limit, Permit};
+use crate::line::NoWait;
 use crate::listener::{Listener, ListenerSettings};
 use crate::record::{Peer, Reason, Record};
 use crate::relay::{Opening, Progress, Relay, Side};
@@ -39,8 +40,11 @@ pub(crate) struct Session {
     backend: OnceCell<Leg>,
     /// The backend in use, or being tried.
     lease: RefCell<Option<Lease>>,
-    /// The last backend tried, whatever came of it, and why it was picked.
-    last: RefCell<Option<(Arc<Backend>, PickReason)>>,
+    /// The last backend tried, whatever came of it, and how it was picked.
+    last: RefCell<Option<Chosen>>,
+    turns: RefCell<Turns>,
+    /// Milliseconds spent in the line.
+    queued_ms: Cell<u32>,
     /// From established on.
     established: Cell<Option<Instant>>,
     connect: Cell<Option<Duration>>,
@@ -56,6 +60,14 @@ pub(crate) struct Session {
     /// Why it is to end, once that is known.
     reason: Cell<Option<Reason>>,
     _permit: Option<Permit>,
+}
+
+/// A backend and how it was picked.
+#[derive(Clone, Debug)]
+struct Chosen {
+    backend: Arc<Backend>,
+    reason: PickReason,
+    score_us: Option<f32>,
 }
 
 /// A try that failed: what the session would end with, and whose fault it was if a backend's.
@@ -126,6 +138,8 @@ pub(crate) fn start(
         backend: OnceCell::new(),
         lease: RefCell::default(),
         last: RefCell::default(),
+        turns: RefCell::new(Turns::new(0, 0)),
+        queued_ms: Cell::default(),
         established: Cell::default(),
         connect: Cell::default(),
         first_byte: Cell::default(),
@@ -173,7 +187,10 @@ impl Session {
         let mut tried: Vec<Arc<Backend>> = Vec::new();
         let mut failed: Option<Failed> = None;
         loop {
-            let Some(lease) = self.pick(&tried) else { return Err(failed.map_or(Reason::NoBackend, |it| it.reason)) };
+            let lease = match self.place(&tried).await {
+                Ok(lease) => lease,
+                Err(reason) => return Err(failed.map_or(reason, |it| it.reason)),
+            };
             if let Some(failed) = failed {
                 self.listener.stats(self.worker.index()).count_retry(failed.blame);
             }
@@ -198,7 +215,8 @@ impl Session {
     /// Tries one backend, and tells `balance` what came of it.
     async fn try_one(&self, lease: Lease) -> Result<(), Failed> {
         let backend = Arc::clone(lease.backend());
-        *self.last.borrow_mut() = Some((Arc::clone(&backend), lease.reason()));
+        let chosen = Chosen { backend: Arc::clone(&backend), reason: lease.reason(), score_us: lease.score_us() };
+        *self.last.borrow_mut() = Some(chosen);
         *self.lease.borrow_mut() = Some(lease);
         self.attempts.set(self.attempts.get() + 1);
         let begun = Instant::now();
@@ -218,15 +236,74 @@ impl Session {
         }
     }
 
-    fn pick(&self, tried: &[Arc<Backend>]) -> Option<Lease> {
+    /// Picks a backend, waiting in line for it while all are full.
+    async fn place(&self, tried: &[Arc<Backend>]) -> Result<Lease, Reason> {
+        let seen = match self.pick(tried, true) {
+            Picked::Lease(lease) => return Ok(lease),
+            Picked::Nobody => return Err(Reason::NoBackend),
+            Picked::Full { .. } if self.settings.queue_timeout.is_zero() => return Err(Reason::QueueFull),
+            Picked::Full { seen } => seen,
+        };
+        let begun = Instant::now();
+        let placed = self.wait_in_line(tried, seen, begun + self.settings.queue_timeout).await;
+        self.queued_ms.set(u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX));
+        placed
+    }
+
+    async fn wait_in_line(
+        &self,
+        tried: &[Arc<Backend>],
+        mut seen: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Lease, Reason> {
+        let mut waiting = None;
+        loop {
+            let pick_again = match &waiting {
+                None => match self.settings.line.enter(&self.settings.backends, seen) {
+                    Ok(place) => {
+                        waiting = Some(place);
+                        false
+                    }
+                    Err(NoWait::Again) => true,
+                    Err(NoWait::Full) => return Err(Reason::QueueFull),
+                },
+                Some(place) => seen.is_none_or(|seen| place.again(seen)),
+            };
+            if let (false, Some(place)) = (pick_again, &waiting)
+                && !place.turn(deadline.into()).await
+            {
+                return Err(Reason::QueueTimeout);
+            }
+            seen = match self.pick(tried, waiting.is_none()) {
+                Picked::Lease(lease) => return Ok(lease),
+                Picked::Nobody => return Err(Reason::NoBackend),
+                Picked::Full { seen } => seen,
+            };
+        }
+    }
+
+    /// One pick. A newcomer does not pick past those who wait.
+    fn pick(&self, tried: &[Arc<Backend>], newcomer: bool) -> Picked {
         let source = match self.peer {
             Peer::Inet(addr) => source_key(addr.ip()),
             Peer::Unix => 0,
         };
         let set = self.settings.backends.load();
+        if newcomer && set.turnstile().is_awaited() {
+            return Picked::Full { seen: None };
+        }
+        let seen = Some(set.turnstile().passed());
         match set.pick(self.worker.now_ms(), source, tried, &mut self.worker.rng()) {
-            Pick::Backend(lease) => Some(lease),
-            Pick::Wait | Pick::Refuse => None,
+            Pick::Backend(lease) => Picked::Lease(lease),
+            Pick::Wait => Picked::Full { seen },
+            Pick::Refuse => Picked::Nobody,
+        }
+    }
+
+    /// A lease is gone: whoever waits for a place may have it.
+    fn call_next(&self) {
+        if self.settings.backends.load().turnstile().is_awaited() {
+            self.settings.line.freed();
         }
     }
 
@@ -236,6 +313,7 @@ impl Session {
         let now_ms = self.worker.epoch().millis(now);
         if let Some(lease) = self.lease.borrow_mut().as_mut() {
             lease.connected(now_ms, took, &mut self.worker.rng());
+            *self.turns.borrow_mut() = Turns::new(self.worker.epoch().micros(now), lease.base_us());
         }
         self.connect.set(Some(took));
         self.established.set(Some(now));
@@ -252,10 +330,35 @@ impl Session {
             let (service, address) = (&*self.settings.service, backend.address());
             tracing::info!(service, backend = %address, %error, "ejected a backend that cannot be reached");
         }
+        self.call_next();
+    }
+
+    /// Tells `balance` that the session ends while its client may still be waiting for an answer.
+    fn break_off(&self, how: BreakOff) {
+        let now_ms = self.worker.now_ms();
+        let mut lease = self.lease.borrow_mut();
+        let (Some(lease), Some(_)) = (lease.as_mut(), self.established.get()) else { return };
+        let rng = &mut *self.worker.rng();
+        let ejected = match how {
+            BreakOff::BackendReset => {
+                if self.moved.get().sent == 0 {
+                    // It never said a word: a failure, whether or not the client's bytes had got to it.
+                    lease.turn_began(now_ms);
+                }
+                lease.server_gone(true, now_ms, rng)
+            }
+            BreakOff::BackendFinished => lease.server_gone(false, now_ms, rng),
+            BreakOff::ClientLeft => lease.client_gone(now_ms.saturating_sub(self.active_ms.get()), now_ms, rng),
+        };
+        if ejected {
+            let (service, address) = (&*self.settings.service, lease.backend().address());
+            tracing::info!(service, backend = %address, "ejected a backend that does not answer");
+        }
     }
 
     fn complain(&self, backend: &Address, failure: LocalFailure, error: &io::Error) {
         self.lease.borrow_mut().take();
+        self.call_next();
         self.worker.complain(|| {
             tracing::warn!(service = &*self.settings.service, %backend, ?failure, %error, "cannot open a connection");
         });
@@ -270,7 +373,13 @@ impl Session {
                 backend.release();
                 Reason::Closed
             }
-            Err((side, error)) => reason_of_relay(side, &error),
+            Err((side, error)) => {
+                self.break_off(match side {
+                    Side::Backend => BreakOff::BackendReset,
+                    Side::Client => BreakOff::ClientLeft,
+                });
+                reason_of_relay(side, &error)
+            }
         }
     }
 
@@ -329,7 +438,7 @@ impl Session {
 
     fn record(&self, lasted: Duration, reason: Reason) -> Record {
         let last = self.last.borrow();
-        let backend = last.as_ref().map(|(backend, _)| backend);
+        let backend = last.as_ref().map(|chosen| &chosen.backend);
         let bytes = self.moved.get();
         Record {
             accepted: SystemTime::now() - lasted,
@@ -344,7 +453,9 @@ impl Session {
             service: Arc::clone(&self.settings.service),
             backend: backend.map(|backend| backend.address().clone()),
             zone: backend.map(|backend| backend.zone().clone()),
-            pick: last.as_ref().map(|&(_, reason)| reason),
+            pick: last.as_ref().map(|chosen| chosen.reason),
+            score_us: last.as_ref().and_then(|chosen| chosen.score_us),
+            queued: Duration::from_millis(self.queued_ms.get().into()),
             attempts: self.attempts.get(),
             connect: self.connect.get(),
             first_byte: self.first_byte.get(),
@@ -360,7 +471,21 @@ impl Session {
 impl Progress for Session {
     fn moved(&self, up: (u64, u64), down: (u64, u64)) {
         let now = Instant::now();
-        self.active_ms.set(self.worker.epoch().millis(now));
+        let now_ms = self.worker.epoch().millis(now);
+        self.active_ms.set(now_ms);
+        let before = self.moved.get();
+        if let Some(lease) = self.lease.borrow_mut().as_mut() {
+            let (mut turns, now_us) = (self.turns.borrow_mut(), self.worker.epoch().micros(now));
+            // In this order: what the backend says in one turn of the relay answers what came in an earlier one.
+            if down.0 > before.sent
+                && let Some(sample) = turns.server_bytes(now_us)
+            {
+                lease.turn_ended(sample, now_ms);
+            }
+            if up.0 > before.received && turns.client_bytes(now_us) {
+                lease.turn_began(now_ms);
+            }
+        }
         if down.0 > 0 && self.moved.get().sent == 0 {
             let first_byte = self.established.get().map(|established| now - established);
             self.first_byte.set(first_byte);
@@ -371,8 +496,17 @@ impl Progress for Session {
         self.moved.set(Bytes { received: up.0, sent: down.0, spliced: up.1 + down.1 });
     }
 
-    fn half_closed(&self) {
+    fn began(&self, first: u8) {
+        if first == TLS_HANDSHAKE {
+            self.turns.borrow_mut().opens_with_tls();
+        }
+    }
+
+    fn half_closed(&self, by_backend: bool) {
         self.half_closed.set(true);
+        if by_backend {
+            self.break_off(BreakOff::BackendFinished);
+        }
     }
 }
 
@@ -388,10 +522,38 @@ impl Drop for Owner {
         if let Some(sink) = session.worker.sink() {
             sink(session.record(lasted, reason));
         }
+        if !matches!(reason, Reason::DrainTimeout | Reason::Shutdown | Reason::Internal) {
+            session.break_off(BreakOff::ClientLeft);
+        }
         // Counted down before the sockets close, so that whoever sees the end of the session also sees it counted.
-        session.lease.borrow_mut().take();
+        if session.lease.borrow_mut().take().is_some() {
+            session.call_next();
+        }
     }
 }
+
+/// How a session ends early, as the backend's record has it.
+#[derive(Clone, Copy)]
+enum BreakOff {
+    BackendReset,
+    /// By its FIN, while the client was not finished.
+    BackendFinished,
+    /// By its end, by ours in its stead, or by a timeout.
+    ClientLeft,
+}
+
+/// What came of one pick.
+enum Picked {
+    Lease(Lease),
+    /// All are full, or others wait for them; with what the turnstile showed before, if a pick was made.
+    Full {
+        seen: Option<u64>,
+    },
+    Nobody,
+}
+
+/// The type of the record that every TLS connection begins with (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 fn reason_of_limit(limit: Limit) -> Reason {
     match limit {
