@@ -8,10 +8,6 @@ use crate::harness::{Backend, Config, Conn, Metrics, eventually, refusing};
 /// What a healthy machine cannot be made to show: present in the documentation, shown with the first event.
 const ONLY_IN_TROUBLE: [&str; 1] = ["dislocate_accept_errors_total"];
 
-/// Times that are left out until enough answers were timed.
-const ONLY_WITH_ANSWERS: [&str; 3] =
-    ["dislocate_backend_server_time_seconds", "dislocate_zone_floor_seconds", "dislocate_zone_time_seconds"];
-
 #[test]
 fn every_metric_is_documented_and_every_documented_metric_is_there() {
     // given
@@ -24,8 +20,7 @@ fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let shown = metrics.families().map(str::to_owned).collect::<BTreeSet<_>>();
     let undocumented = shown.difference(&documented).collect::<Vec<_>>();
     assert!(undocumented.is_empty(), "a metric that is shown is documented, unlike {undocumented:?}");
-    let may_be_absent = |name: &str| ONLY_IN_TROUBLE.contains(&name) || ONLY_WITH_ANSWERS.contains(&name);
-    let missing = documented.difference(&shown).filter(|name| !may_be_absent(name));
+    let missing = documented.difference(&shown).filter(|name| !ONLY_IN_TROUBLE.contains(&name.as_str()));
     let missing = missing.collect::<Vec<_>>();
     assert!(missing.is_empty(), "a metric that is documented is shown, unlike {missing:?}");
 }
@@ -41,7 +36,7 @@ fn every_reason_that_is_shown_is_documented() {
     }
 }
 
-/// The page after sessions, a refused backend, a retry, a refused session and a reload.
+/// The page after sessions, timed answers, a refused backend, a retry, a refused session and a reload.
 fn after_a_bit_of_everything() -> Metrics {
     let (gone, alive) = (refusing(), Backend::echo());
     // In another zone, so that bytes cross.
@@ -57,6 +52,10 @@ fn after_a_bit_of_everything() -> Metrics {
     eventually("sessions with retries", || {
         Conn::open(proxy.main()).still_echoes();
         proxy.metrics().sum("retries_total") >= 1.0
+    });
+    eventually("answers are timed, and a zone has learned from them", || {
+        Conn::open(proxy.address("second")).echoes("what takes how long");
+        proxy.metrics().has("zone_floor_seconds")
     });
     proxy.reload(&config.listen(&proxy.main()).listener("idle_timeout = \"5m\"").toml());
     let metrics = proxy.metrics();

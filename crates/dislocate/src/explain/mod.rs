@@ -169,16 +169,18 @@ pub fn explain(listener: &str, set: &BackendSet, source: Option<IpAddr>, now_ms:
     }
 }
 
-/// The winner, then those who may be picked, each by level, home zone and score.
+/// The winner, then those who may be picked, then the others; each by level, zone (the winner's, ours, others) and score.
 fn ranked(told: &Explanation, set: &BackendSet) -> Vec<usize> {
     let home = &set.settings().home;
     let winner = told.winner.map(|(at, _)| at);
+    let chosen = winner.map(|at| told.candidates[at].backend.zone());
     let mut order: Vec<usize> = (0..told.candidates.len()).collect();
     order.sort_by(|&a, &b| {
         let rank = |at: usize| {
             let it = &told.candidates[at];
             let admitted = it.admission == balance::Admission::Admitted;
-            (winner != Some(at), !admitted, it.backend.endpoint().priority, it.backend.zone() != home)
+            let zone = it.backend.zone();
+            (winner != Some(at), !admitted, it.backend.endpoint().priority, chosen != Some(zone), zone != home)
         };
         let score = |at: usize| told.candidates[at].terms.score_us;
         rank(a).cmp(&rank(b)).then(score(a).total_cmp(&score(b)))

@@ -9,9 +9,8 @@ pub fn sentence(told: &Explained) -> String {
     let address = &winner.address;
     match winner.reason.as_str() {
         "panic" => format!(
-            "{address} is picked in panic: too few backends of {} are well, so that checks and ejections are ignored \
-             there and all of its backends share the work.",
-            winner.zone
+            "{address} is picked in panic: so few backends are well that checks and ejections are ignored, and all that \
+             have a weight share the work."
         ),
         "trial" => format!(
             "{address} was ejected and its time is over, so that one session tries it, whatever the scores say. \
