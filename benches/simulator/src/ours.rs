@@ -17,7 +17,16 @@ pub(crate) struct Ours {
     absent: Vec<bool>,
     /// Server → index in the set, and back.
     at: Vec<usize>,
-    conns: Vec<Option<(Lease, Turns)>>,
+    conns: Vec<Option<Conn>>,
+}
+
+/// One connection as its proxy sees it.
+#[derive(Debug)]
+struct Conn {
+    lease: Lease,
+    turns: Turns,
+    /// When a byte last moved.
+    moved: u64,
 }
 
 impl Ours {
@@ -59,43 +68,46 @@ impl Router for Ours {
         if self.conns.len() <= conn {
             self.conns.resize_with(conn + 1, || None);
         }
-        self.conns[conn] = Some((lease, Turns::new(now, 0)));
+        self.conns[conn] = Some(Conn { lease, turns: Turns::new(now, 0), moved: now });
         Some(self.at[at])
     }
 
     fn connected(&mut self, now: u64, conn: usize, took: u64, rng: &mut Rng) {
-        let Some((lease, turns)) = &mut self.conns[conn] else { return };
+        let Some(Conn { lease, turns, moved }) = &mut self.conns[conn] else { return };
+        *moved = now;
         lease.connected(millis(now), Duration::from_micros(took), rng);
         *turns = Turns::new(now, lease.base_us());
     }
 
     fn connect_failed(&mut self, now: u64, conn: usize, _took: u64, rng: &mut Rng) {
-        let Some((lease, _)) = self.conns[conn].take() else { return };
+        let Some(Conn { lease, .. }) = self.conns[conn].take() else { return };
         self.set.connect_failed(lease, millis(now), ConnectFailure::Refused, rng);
     }
 
     fn turn_began(&mut self, now: u64, conn: usize) {
-        let Some((lease, turns)) = &mut self.conns[conn] else { return };
+        let Some(Conn { lease, turns, moved }) = &mut self.conns[conn] else { return };
+        *moved = now;
         if turns.client_bytes(now) {
             lease.turn_began(millis(now));
         }
     }
 
     fn turn_ended(&mut self, now: u64, conn: usize) {
-        let Some((lease, turns)) = &mut self.conns[conn] else { return };
+        let Some(Conn { lease, turns, moved }) = &mut self.conns[conn] else { return };
+        *moved = now;
         if let Some(sample) = turns.server_bytes(now) {
             lease.turn_ended(sample, millis(now));
         }
     }
 
     fn server_gone(&mut self, now: u64, conn: usize, rng: &mut Rng) {
-        let Some((lease, _)) = &mut self.conns[conn] else { return };
-        lease.server_gone(millis(now), rng);
+        let Some(Conn { lease, .. }) = &mut self.conns[conn] else { return };
+        lease.server_gone(true, millis(now), rng);
     }
 
     fn client_gone(&mut self, now: u64, conn: usize, rng: &mut Rng) {
-        let Some((lease, _)) = &mut self.conns[conn] else { return };
-        lease.client_gone(millis(now), rng);
+        let Some(Conn { lease, moved, .. }) = &mut self.conns[conn] else { return };
+        lease.client_gone((now - *moved) / 1_000, millis(now), rng);
     }
 
     fn closed(&mut self, _now: u64, conn: usize) {

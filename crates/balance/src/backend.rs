@@ -311,6 +311,7 @@ impl BackendState {
         let _unchanged = self.line.gate.fetch_update(Relaxed, Relaxed, shorten);
     }
 
+    #[inline(always)]
     pub(crate) fn gate(&self, now_ms: u64) -> Gate {
         match self.line.gate.load(Relaxed) {
             GATE_OPEN => Gate::Open,

@@ -26,6 +26,8 @@ pub(crate) struct Line {
     answer: AtomicU64,
     /// Failure ratio (f32) and the low half of the time it was true at.
     failure: AtomicU64,
+    /// Sessions that it was given lately (f32), and the low half of the time of the last one.
+    given: AtomicU64,
     /// Smallest recent round trip, in f32 microseconds; 0 unknown.
     base: AtomicU32,
     sampled_ms: AtomicU32,
@@ -102,6 +104,21 @@ impl Line {
         }
     }
 
+    /// It was given a session.
+    pub(crate) fn was_given(&self, now_ms: u64) {
+        let next = self.lately(now_ms) + 1.0;
+        // A race lost here is one session that is not counted for a second.
+        self.given.store(u64::from(next.to_bits()) << 32 | u64::from(now_ms as u32), Relaxed);
+    }
+
+    /// Sessions given to it lately; one fades within a second or so.
+    #[inline]
+    pub(crate) fn lately(&self, now_ms: u64) -> f32 {
+        let packed = self.given.load(Relaxed);
+        let step = age(now_ms, packed as u32) / FADE_STEP_MS;
+        f32::from_bits((packed >> 32) as u32) * FADE.get(step as usize).copied().unwrap_or(0.0)
+    }
+
     /// It answered something.
     pub(crate) fn progressed(&self, now_ms: u64) {
         self.progress_ms.store(now_ms as u32, Relaxed);
@@ -121,6 +138,7 @@ impl Line {
     }
 
     /// The failure ratio, faded to `now_ms`.
+    #[inline(always)]
     pub(crate) fn failure(&self, now_ms: u64) -> f32 {
         let packed = self.failure.load(Relaxed);
         let ratio = f32::from_bits((packed >> 32) as u32);
@@ -163,6 +181,21 @@ fn age(now_ms: u64, then: u32) -> u32 {
     let age = (now_ms as u32).wrapping_sub(then);
     if age > u32::MAX / 2 { 0 } else { age }
 }
+
+/// How much of a session still counts as lately given, by steps of a sixteenth of a second: a table, since a pick looks at
+/// sixteen backends and an exponential function costs as much as the rest of a look.
+const FADE: [f32; 64] = {
+    let mut left = [1.0; 64];
+    let mut step = 1;
+    while step < left.len() {
+        left[step] = left[step - 1] * FADE_PER_STEP;
+        step += 1;
+    }
+    left
+};
+const FADE_STEP_MS: u32 = 64;
+/// e^(-64 ms / 1 s).
+const FADE_PER_STEP: f32 = 0.6;
 
 fn pack(answer_us: f32, load: f32) -> u64 {
     u64::from(answer_us.to_bits()) << 32 | u64::from(load.to_bits())

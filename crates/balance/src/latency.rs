@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   score = Q · (L / w + 1) · F · W     Q  answer time without the network, towards the zone's floor P when it is old
-//!                                       L  load: max(turns + connecting, sessions · duty)
+//!                                       L  load: max(turns + connecting, sessions · duty, sessions begun lately)
 //!                                       w  weight over the mean weight of its zone
 //!                                       F  1 / (1 − failure ratio)²
 //!                                       W  warm-up: 4 (L + 1) / (1 + answers) for an unknown backend with more in flight
@@ -258,7 +258,7 @@ impl<'a> Latency<'a> {
         let pool = || &**self.set.backends()[seat.at as usize].pool();
         let (answer_us, load_measured) = line.answer();
         let samples = line.samples();
-        let load = load(line, self.duty, 0);
+        let load = load(line, self.duty, 0, self.now_ms);
         let expected_us = self.expected(line, pool, answer_us, samples);
         let failure = match line.failure(self.now_ms) {
             0.0 => 1.0,
@@ -290,7 +290,7 @@ impl<'a> Latency<'a> {
 
     /// Fresh knowledge as it is; old knowledge on its way back to the floor, so that a backend that was slow is tried
     /// again; the floor for the unknown.
-    #[inline]
+    #[inline(always)]
     fn expected<'p>(&self, line: &Line, pool: impl Fn() -> &'p Pool, answer_us: f32, samples: u32) -> f32 {
         if samples == 0 {
             return pool().prior_us();
@@ -320,7 +320,7 @@ struct Lead<'a> {
 
 impl<'a> Lead<'a> {
     /// Considers a backend; `true` when it wins at once.
-    #[inline]
+    #[inline(always)]
     fn offer(&mut self, seat: &'a Seat) -> bool {
         let score_us = self.latency.weigh(seat).score_us;
         self.seen += 1;
@@ -333,12 +333,14 @@ impl<'a> Lead<'a> {
 }
 
 /// The load of a backend, `without` so many of its sessions. One formula for short connections (duty near 1: least
-/// connections), long ones that are mostly idle, and sessions that linger.
+/// connections), long ones that are mostly idle, and sessions that linger. Sessions that have just begun count whole, as
+/// long as they last: nobody knows yet what they will do, and a client's pool that is filled at once would otherwise
+/// go to one backend as a whole.
 #[inline]
-pub(crate) fn load(line: &Line, duty: f32, without: u32) -> f32 {
+pub(crate) fn load(line: &Line, duty: f32, without: u32, now_ms: u64) -> f32 {
     let working = line.turns.load(Relaxed) + line.connecting.load(Relaxed);
-    let sessions = line.sessions.load(Relaxed).saturating_sub(without);
-    (working as f32).max(sessions as f32 * duty)
+    let sessions = line.sessions.load(Relaxed).saturating_sub(without) as f32;
+    (working as f32).max(sessions * duty).max(line.lately(now_ms).min(sessions))
 }
 
 /// Backends that a pick looks at. More is better at any number that was simulated, up to a hundred proxies over thirty

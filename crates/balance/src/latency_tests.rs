@@ -375,3 +375,28 @@ fn timed_turns_are_counted_with_the_network_and_sixteen_make_a_backend_known() {
     assert_eq!(seen.count, 16, "a turn that says nothing is not counted");
     assert!((seen.sum_seconds - 0.08).abs() < 1e-6, "each took 5 ms, network included");
 }
+
+/// Picks and connects `count` sessions, a millisecond apart.
+fn open(set: &BackendSet, now_ms: u64, count: u64) -> Vec<Lease> {
+    let connected = |n| {
+        let mut lease = pick(set, now_ms + n);
+        lease.connected(now_ms + n, Duration::from_millis(1), &mut Rng::new(1));
+        lease
+    };
+    (0..count).map(connected).collect()
+}
+
+#[test]
+fn a_pool_of_idle_sessions_that_is_opened_at_once_is_spread() {
+    let set = at_home(2);
+    let noise = |backend: &Backend| if backend.is(&set.backends()[0]) { 2 } else { 3 };
+    answer(&set, 1_000, 50, noise);
+    // Half a minute of idle sessions, which make an open session count for next to nothing.
+    let _idle = open(&set, 1_100, 4);
+    (0..300).for_each(|n| set.judge(2_000 + 100 * n));
+    assert!(set.duty() < 0.05);
+    answer(&set, 32_000, 20, noise);
+    let held = open(&set, 32_100, 20);
+    let fast = held.iter().filter(|lease| lease.backend().is(&set.backends()[0])).count();
+    assert!((11..=14).contains(&fast), "a little faster is a little more, not everything: {fast}");
+}

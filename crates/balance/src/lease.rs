@@ -131,7 +131,7 @@ impl Lease {
         if std::mem::replace(&mut self.in_turn, true) {
             return;
         }
-        (self.load, self.turn_ms) = (self.load_without_us(), now_ms);
+        (self.load, self.turn_ms) = (self.load_without_us(now_ms), now_ms);
         self.backend.state().line.turn_began(now_ms);
     }
 
@@ -139,7 +139,7 @@ impl Lease {
     pub fn turn_ended(&mut self, sample: Sample, now_ms: u64) {
         if !self.end_turn() {
             // A banner: nobody counted the wait for it.
-            self.load = self.load_without_us();
+            self.load = self.load_without_us(now_ms);
         }
         let on_trial = std::mem::take(&mut self.on_trial);
         if self.backend.answered(sample, self.load, now_ms, on_trial) {
@@ -183,10 +183,10 @@ impl Lease {
         ejected
     }
 
-    fn load_without_us(&self) -> f32 {
+    fn load_without_us(&self, now_ms: u64) -> f32 {
         let line = &self.backend.state().line;
         let duty = self.backend.pool().service().duty();
-        crate::latency::load(line, duty, 1)
+        crate::latency::load(line, duty, 1, now_ms)
     }
 
     fn end_turn(&mut self) -> bool {

@@ -195,7 +195,7 @@ impl BackendSet {
         self.admission_of(at, backend.availability(), backend.state(), ask)
     }
 
-    #[inline]
+    #[inline(always)]
     fn admission_of(&self, at: usize, availability: Availability, state: &BackendState, ask: Ask<'_>) -> Admission {
         if ask.tried.iter().any(|other| std::ptr::eq(other.state(), state)) {
             return Admission::Tried;
@@ -249,6 +249,7 @@ impl BackendSet {
         let score = choice.decision.map_or(0.0, |decision| decision.winner.terms.score_us);
         let capacity = self.settings().max_connections_per_backend;
         let lease = Lease::new(backend, Grant { reason, score, on_trial, capacity })?;
+        backend.state().line.was_given(now_ms);
         if choice.decision.is_some_and(|decision| decision.spill) {
             backend.pool().count_spill();
         }
