@@ -100,7 +100,8 @@ fn what_is_not_there_is_not_found_and_what_is_only_read_is_not_written() {
     for path in ["/", "/v1", "/v1/nothing", "/metrics/..", "/%2e%2e/etc/passwd"] {
         assert_eq!(proxy.get(path).0, 404, "{path} is not there");
     }
-    for path in ["/metrics", "/healthz", "/readyz", "/v1/services", "/v1/listeners", "/v1/sessions"] {
+    for path in ["/metrics", "/healthz", "/readyz", "/v1/services", "/v1/listeners", "/v1/sessions", "/v1/explain/main"]
+    {
         for method in ["POST", "PUT", "DELETE", "PATCH"] {
             assert_eq!(proxy.request(method, path).0, 405, "{path} is only read");
         }

@@ -15,6 +15,7 @@ mod closing;
 mod demo;
 mod draining;
 mod early;
+mod explain;
 mod failing;
 mod health;
 mod keys;

@@ -36,13 +36,13 @@ fn every_reason_that_is_shown_is_documented() {
     }
 }
 
-/// The page after sessions, a refused backend, a retry, a refused session and a reload.
+/// The page after sessions, timed answers, a refused backend, a retry, a refused session and a reload.
 fn after_a_bit_of_everything() -> Metrics {
     let (gone, alive) = (refusing(), Backend::echo());
     // In another zone, so that bytes cross.
     let alive = format!("{{ address = \"{}\", zone = \"elsewhere\" }}", alive.address());
     let config = Config::to([gone.address(), &alive]).service("balance = \"round_robin\"");
-    let config = config.listener("max_connections = 1");
+    let config = config.listener("max_connections = 1").more(&by_latency(&alive));
     let proxy = config.start();
     proxy.expect_trouble_with_backends();
     let mut held = Conn::open(proxy.main());
@@ -53,10 +53,29 @@ fn after_a_bit_of_everything() -> Metrics {
         Conn::open(proxy.main()).still_echoes();
         proxy.metrics().sum("retries_total") >= 1.0
     });
+    eventually("answers are timed, and a zone has learned from them", || {
+        Conn::open(proxy.address("second")).echoes("what takes how long");
+        proxy.metrics().has("zone_floor_seconds")
+    });
     proxy.reload(&config.listen(&proxy.main()).listener("idle_timeout = \"5m\"").toml());
     let metrics = proxy.metrics();
     proxy.finish();
     metrics
+}
+
+/// A second service, whose policy has scores and zones.
+fn by_latency(backend: &str) -> String {
+    format!(
+        r#"[[listener]]
+name = "second"
+listen = "127.0.0.1:0"
+service = "second"
+
+[[service]]
+name = "second"
+backends = [{backend}]
+health = {{ kind = "none" }}"#
+    )
 }
 
 /// Every name between backticks that begins as our metrics do, up to its labels.

@@ -99,6 +99,7 @@ impl Backend {
         let line = &self.state.line;
         line.progressed(now_ms);
         if sample.class != TurnClass::Untimed {
+            self.state.turn.observe(Duration::from_micros(sample.took_us.into()));
             let took_us = self.pool.scaled(sample, line.base_us(), now_ms);
             let net_us = line.saw_answer(Observation { took_us, load, now_ms });
             self.pool.saw(net_us, now_ms);
@@ -197,6 +198,7 @@ pub struct BackendState {
     sent_bytes: AtomicU64,
     connect: Histogram,
     first_byte: Histogram,
+    turn: Histogram,
 }
 
 /// Whether the passive state lets a pick through.
@@ -273,6 +275,11 @@ impl BackendState {
     /// Time from established to the first byte of the backend.
     pub fn first_byte_seconds(&self) -> &Histogram {
         &self.first_byte
+    }
+
+    /// Time of turns as their clients saw it from here, network included.
+    pub fn turn_seconds(&self) -> &Histogram {
+        &self.turn
     }
 
     /// When a connection to it last succeeded; 0 for never.

@@ -62,6 +62,12 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Whether it has answered often enough to be known. Until then its score rises steeply once more is in
+    /// flight than it has answered.
+    pub fn is_warm(&self) -> bool {
+        self.samples >= WARM_SAMPLES
+    }
+
     /// The time of an answer from here with the distance counted (T); `home` is whether it is in the home zone.
     pub fn time_us(&self, home: bool) -> f32 {
         let least = if home { LEAST_LOAD_HOME } else { LEAST_LOAD_AWAY };

@@ -358,6 +358,24 @@ fn an_explanation_names_the_winner_of_the_pick_and_changes_nothing() {
     }
 }
 
+#[test]
+fn timed_turns_are_counted_with_the_network_and_sixteen_make_a_backend_known() {
+    let set = at_home(1);
+    let mut lease = pick(&set, 1);
+    lease.connected(1, Duration::from_millis(1), &mut Rng::new(1));
+    for n in 1..=16 {
+        assert!(!set.candidate(0, n).terms.is_warm(), "{} answers are too few", n - 1);
+        lease.turn_began(n);
+        lease.turn_ended(turn(5), n);
+    }
+    lease.turn_began(17);
+    lease.turn_ended(Sample { class: TurnClass::Untimed, took_us: 5_000 }, 17);
+    assert!(set.candidate(0, 17).terms.is_warm());
+    let seen = set.backends()[0].state().turn_seconds().snapshot();
+    assert_eq!(seen.count, 16, "a turn that says nothing is not counted");
+    assert!((seen.sum_seconds - 0.08).abs() < 1e-6, "each took 5 ms, network included");
+}
+
 /// Picks and connects `count` sessions, a millisecond apart.
 fn open(set: &BackendSet, now_ms: u64, count: u64) -> Vec<Lease> {
     let connected = |n| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Query, Request, State as Of};
+use axum::extract::{Path, Query, Request, State as Of};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::AdminAddress;
+use crate::explain::explain;
 use crate::metrics;
 use crate::state::State;
 use crate::views::{ListenerJson, ServiceJson, SessionJson};
@@ -94,6 +95,7 @@ fn router(state: Arc<State>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/v1/services", get(services))
+        .route("/v1/explain/{listener}", get(explained))
         .route("/v1/listeners", get(listeners))
         .route("/v1/sessions", get(sessions))
         .layer(middleware::from_fn(only_by_address))
@@ -142,6 +144,27 @@ async fn services(Of(state): Of<Arc<State>>) -> Json<Vec<ServiceJson>> {
 
 async fn listeners(Of(state): Of<Arc<State>>) -> Json<Vec<ListenerJson>> {
     Json(state.running.load().listeners.iter().map(ListenerJson::new).collect())
+}
+
+/// For whom a pick is to be explained.
+#[derive(Deserialize)]
+struct ExplainQuery {
+    source: Option<String>,
+}
+
+async fn explained(Of(state): Of<Arc<State>>, Path(name): Path<String>, Query(query): Query<ExplainQuery>) -> Response {
+    let running = state.running.load_full();
+    let Some(view) = running.listeners.iter().find(|view| view.listener.name() == name) else {
+        let names: Vec<_> = running.listeners.iter().map(|view| view.listener.name()).collect();
+        let text = format!("there is no listener {name:?}; there is {}\n", names.join(", "));
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    let source = match query.source.as_deref().map(str::parse::<IpAddr>).transpose() {
+        Ok(source) => source,
+        Err(_) => return (StatusCode::BAD_REQUEST, "source must be an IP address\n").into_response(),
+    };
+    let set = view.listener.settings().backends.load();
+    Json(explain(&name, &set, source, state.now_ms())).into_response()
 }
 
 /// How many sessions are wanted.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -10,7 +11,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use crate::config::{self, Config, Report, limits};
+use crate::config::{self, AdminAddress, Config, Report, limits};
+use crate::explain::{self, Question};
 
 /// A layer-4 load balancer that finds its backends by itself and puts every client on the one that will answer soonest.
 #[derive(Debug, Parser)]
@@ -28,6 +30,8 @@ pub enum Command {
     Run(ConfigArgs),
     /// Check a configuration and list everything that is wrong with it
     Check(CheckArgs),
+    /// Say which backend a running dislocate would pick now, and why
+    Explain(ExplainArgs),
     /// Show dislocate at work on this machine, without configuration
     Demo(DemoArgs),
     /// Print what a configuration may contain
@@ -61,6 +65,25 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// What to explain, and whom to ask.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The listener at which the client arrives
+    pub listener: String,
+    /// The client's address, which decides under source_hash and maglev
+    #[arg(long, value_name = "IP")]
+    pub source: Option<IpAddr>,
+    /// The configuration, which says where the admin listener is.
+    #[command(flatten)]
+    pub file: ConfigArgs,
+    /// The admin listener to ask, as IP:PORT or unix:/PATH, without reading a configuration
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    pub admin: Option<AdminAddress>,
+    /// Print the answer as JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// How to show.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -86,6 +109,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
     match cli.command {
         Command::Run(args) => crate::run::run(&args.config),
         Command::Check(args) => check(&args),
+        Command::Explain(args) => explain_pick(&args),
         Command::Demo(args) => crate::demo::demo(&args),
         Command::Config(ConfigCommand::Schema) => print(&format!("{:#}\n", config::schema())),
         Command::Config(ConfigCommand::Default) => print(config::DEFAULT),
@@ -114,6 +138,22 @@ pub fn fail(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn explain_pick(args: &ExplainArgs) -> ExitCode {
+    let admin = match &args.admin {
+        Some(admin) => admin.clone(),
+        None => match load(&args.file.config) {
+            Ok(config) => config.admin.listen,
+            Err(code) => return code,
+        },
+    };
+    let question = Question { listener: &args.listener, source: args.source };
+    match explain::ask(&admin, &question) {
+        Ok((json, _)) if args.json => print(&format!("{json}\n")),
+        Ok((_, told)) => print(&explain::table(&told)),
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
 fn check(args: &CheckArgs) -> ExitCode {
     let checked = config::load(&args.file.config);
     let code = if checked.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
@@ -121,7 +161,7 @@ fn check(args: &CheckArgs) -> ExitCode {
     let printed = match (&checked, args.json) {
         (_, true) => print(&format!("{:#}\n", report.json())),
         (Ok(config), false) => {
-            explain(report);
+            tell(report);
             print(&summary(&args.file.config, config))
         }
         (Err(report), false) => {
@@ -145,12 +185,12 @@ fn summary(path: &Path, config: &Config) -> String {
 }
 
 fn refuse(report: &Report) {
-    explain(report);
+    tell(report);
     let total = report.problems().len() + report.omitted();
     eprintln!("{} is refused: {total} problem{}", report.file(), if total == 1 { "" } else { "s" });
 }
 
-fn explain(report: &Report) {
+fn tell(report: &Report) {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // Where standard error is closed there is nobody to tell; the exit code still says it.
     let _ = std::io::stderr().write_all(report.render(colours).as_bytes());

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod descriptors;
+pub mod explain;
 mod families;
 pub mod log;
 pub mod metrics;

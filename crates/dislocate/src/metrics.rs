@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
-use balance::{Backend, BackendSet, ConnectFailure, HistogramSnapshot, PickReason, Standing, Use};
+use balance::{BackendSet, Candidate, ConnectFailure, HistogramSnapshot, PickReason, Policy, Standing, Use};
 use prometheus::TextEncoder;
 use proxy::{AcceptError, Limit, Listener, ListenerStats, Reason};
 
@@ -28,8 +28,11 @@ pub fn render(state: &State) -> prometheus::Result<String> {
     for (service, reader) in &running.services {
         let set = reader.load();
         of_service(&mut families, service, &set, now_ms);
-        for backend in set.backends() {
-            of_backend(&mut families, service, backend, now_ms);
+        let scored = set.settings().policy == Policy::Latency;
+        for at in 0..set.backends().len() {
+            let candidate = set.candidate(at, now_ms);
+            of_backend(&mut families, service, &candidate);
+            estimates(&mut families, service, &candidate, scored);
         }
     }
     TextEncoder::new().encode_to_string(&families.into_sorted())
@@ -119,18 +122,65 @@ fn of_listener(families: &mut Families, listener: &Listener) {
 }
 
 fn of_service(families: &mut Families, service: &str, set: &BackendSet, now_ms: u64) {
-    let help = "Whether checks and ejections of the zone are ignored, because too few backends would be left.";
-    for (zone, panicking) in set.panics(now_ms) {
+    let waiting = f64::from(set.turnstile().waiting());
+    let help = "Sessions that wait for a place at a backend.";
+    families.add(Kind::Gauge, "queue_waiting", help, &[("service", service)], waiting);
+    let scored = set.settings().policy == Policy::Latency;
+    let home = set.settings().home.to_string();
+    for view in set.zones(now_ms) {
+        let zone = view.zone.to_string();
         let labels = [("service", service), ("zone", zone.as_str())];
-        families.add(Kind::Gauge, "panic", help, &labels, f64::from(u8::from(panicking)));
+        let mut gauge = |name, help, value| families.add(Kind::Gauge, name, help, &labels, value);
+        let help = "Whether checks and ejections of the zone are ignored, because too few backends would be left.";
+        gauge("panic", help, f64::from(u8::from(view.panic)));
+        if !scored {
+            continue;
+        }
+        let help = "Whether the zone is so slow that its sessions may be sent elsewhere.";
+        gauge("zone_gate_open", help, f64::from(u8::from(view.gate_open)));
+        for (name, help, us) in [
+            ("zone_floor_seconds", "Answer time of the zone without congestion.", view.floor_us),
+            ("zone_time_seconds", "Answer time of the zone now.", view.time_us),
+        ] {
+            if us > 0.0 {
+                gauge(name, help, f64::from(us) / 1e6);
+            }
+        }
+        if !view.home {
+            let labels = [("service", service), ("from", home.as_str()), ("to", zone.as_str())];
+            let help = "Sessions sent to another zone because it was to answer sooner.";
+            families.add(Kind::Counter, "spill_total", help, &labels, view.spills as f64);
+        }
     }
 }
 
-fn of_backend(families: &mut Families, service: &str, backend: &Backend, now_ms: u64) {
+/// What is known only after traffic is left out until then: a 0 would be the best answer time there is.
+fn estimates(families: &mut Families, service: &str, it: &Candidate, scored: bool) {
+    let address = it.backend.address().to_string();
+    let labels = [("service", service), ("backend", address.as_str())];
+    let mut gauge = |name, help, value: Option<f64>| {
+        if let Some(value) = value {
+            families.add(Kind::Gauge, name, help, &labels, value);
+        }
+    };
+    let state = it.backend.state();
+    let answer = state.server_seconds();
+    gauge("backend_server_time_seconds", "Estimated time to answer, without the network.", answer);
+    gauge("backend_base_rtt_seconds", "Round trip to it without load.", state.base_rtt_seconds());
+    gauge("backend_load", "Work it has from us, in sessions that wait for an answer.", Some(it.terms.load.into()));
+    gauge("backend_inflight_turns", "Requests that wait for its answer.", Some(it.turns.into()));
+    gauge("backend_failure_ratio", "Share of recent tries that failed.", Some(it.failure_ratio.into()));
+    let score = (scored && it.terms.score_us.is_finite()).then(|| f64::from(it.terms.score_us) / 1e6);
+    gauge("backend_score_seconds", "What it would be picked for; the lowest of a zone is.", score);
+    let help = "Time from a client's bytes to the first byte of the answer.";
+    families.histogram("backend_turn_seconds", help, &labels, state.turn_seconds().snapshot());
+}
+
+fn of_backend(families: &mut Families, service: &str, it: &Candidate) {
+    let (backend, standing) = (&it.backend, it.standing);
     let address = backend.address().to_string();
     let (service, address) = (("service", service), ("backend", address.as_str()));
     let state = backend.state();
-    let standing = backend.standing(now_ms);
     for other in Standing::ALL {
         let labels = [service, address, ("state", other.as_str())];
         let value = f64::from(u8::from(other == standing));

@@ -1,8 +1,8 @@
 //! What the admin listener says, in the words of the configuration.
 
-use balance::{Backend, BackendSet};
+use balance::{BackendSet, Candidate, Policy, ZoneView};
 use proxy::{Bind, ListenerView, SessionView};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A line of `/v1/services`.
 #[derive(Debug, Serialize)]
@@ -10,14 +10,33 @@ pub struct ServiceJson {
     name: String,
     balance: &'static str,
     panic_threshold: u8,
+    /// Sessions that wait for a place.
+    waiting: u32,
     zones: Vec<ZoneJson>,
     backends: Vec<BackendJson>,
 }
 
-#[derive(Debug, Serialize)]
-struct ZoneJson {
-    zone: String,
-    panic: bool,
+/// A zone of a service, in `/v1/services` and `/v1/explain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ZoneJson {
+    /// Its name.
+    pub zone: String,
+    /// Whether it is the node's own.
+    pub home: bool,
+    /// Whether health is ignored in it.
+    pub panic: bool,
+    /// Whether it is so slow that its sessions may be sent elsewhere.
+    pub gate_open: bool,
+    /// How often that changed.
+    pub gate_flips: u64,
+    /// Its answer time without congestion; nothing while unknown.
+    pub floor_ms: Option<f64>,
+    /// Its answer time now; nothing while unknown.
+    pub time_ms: Option<f64>,
+    /// The round trip to its nearest backend; nothing while unknown.
+    pub base_ms: Option<f64>,
+    /// Sessions of the home zone that it got because it was to answer sooner.
+    pub spills: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -30,8 +49,16 @@ struct BackendJson {
     state: &'static str,
     /// What the health check says.
     check: &'static str,
+    /// Whether it has given too few answers to be known.
+    warming: bool,
     sessions: u32,
     connecting: u32,
+    /// Turns in flight.
+    turns: u32,
+    load: f32,
+    answer_ms: Option<f64>,
+    base_ms: Option<f64>,
+    score_ms: Option<f64>,
     failure_ratio: f32,
     ejections: u64,
 }
@@ -39,34 +66,67 @@ struct BackendJson {
 impl ServiceJson {
     /// A service at `now_ms`.
     pub fn new(name: &str, set: &BackendSet, now_ms: u64) -> Self {
-        let zones = set.panics(now_ms).into_iter();
-        let backend = |backend: &std::sync::Arc<Backend>| BackendJson::new(backend, now_ms);
+        let scored = set.settings().policy == Policy::Latency;
+        let backend = |at| BackendJson::new(&set.candidate(at, now_ms), scored);
         Self {
             name: name.to_owned(),
             balance: set.settings().policy.as_str(),
             panic_threshold: set.settings().panic_threshold,
-            zones: zones.map(|(zone, panic)| ZoneJson { zone: zone.to_string(), panic }).collect(),
-            backends: set.backends().iter().map(backend).collect(),
+            waiting: set.turnstile().waiting(),
+            zones: zones(&set.zones(now_ms)),
+            backends: (0..set.backends().len()).map(backend).collect(),
         }
     }
 }
 
+/// The zones of a service.
+pub fn zones(zones: &[ZoneView]) -> Vec<ZoneJson> {
+    let zone = |view: &ZoneView| ZoneJson {
+        zone: view.zone.to_string(),
+        home: view.home,
+        panic: view.panic,
+        gate_open: view.gate_open,
+        gate_flips: view.gate_flips,
+        floor_ms: known_ms(view.floor_us),
+        time_ms: known_ms(view.time_us),
+        base_ms: known_ms(view.base_us),
+        spills: view.spills,
+    };
+    zones.iter().map(zone).collect()
+}
+
 impl BackendJson {
-    fn new(backend: &Backend, now_ms: u64) -> Self {
-        let (endpoint, state) = (backend.endpoint(), backend.state());
+    fn new(it: &Candidate, scored: bool) -> Self {
+        let (endpoint, terms) = (it.backend.endpoint(), &it.terms);
         Self {
             address: endpoint.address.to_string(),
             zone: endpoint.zone.to_string(),
             weight: endpoint.weight,
             priority: endpoint.priority,
-            state: backend.standing(now_ms).as_str(),
+            state: it.standing.as_str(),
             check: endpoint.facts.active.as_str(),
-            sessions: state.sessions(),
-            connecting: state.connecting(),
-            failure_ratio: state.failure_ratio(now_ms),
-            ejections: state.ejections(),
+            warming: !terms.is_warm(),
+            sessions: it.sessions,
+            connecting: it.connecting,
+            turns: it.turns,
+            load: terms.load,
+            answer_ms: known_ms(terms.answer_us),
+            base_ms: known_ms(terms.base_us),
+            score_ms: (scored && terms.score_us.is_finite()).then(|| ms(terms.score_us)),
+            failure_ratio: it.failure_ratio,
+            ejections: it.backend.state().ejections(),
         }
     }
+}
+
+/// Microseconds as milliseconds, with three places.
+pub fn ms(us: f32) -> f64 {
+    f64::from(us).round() / 1e3
+}
+
+/// The same for a time that is 0 while it is unknown.
+pub fn known_ms(us: f32) -> Option<f64> {
+    (us > 0.0).then(|| ms(us))
 }
 
 /// A line of `/v1/listeners`.
