@@ -17,6 +17,7 @@ mod draining;
 mod early;
 mod failing;
 mod health;
+mod latency;
 mod limits;
 mod logging;
 mod metrics_documented;
