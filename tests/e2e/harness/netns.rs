@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,9 +39,14 @@ impl Netns {
         netns
     }
 
+    /// The file that stands for it.
+    pub fn file(&self) -> PathBuf {
+        PathBuf::from(format!("/var/run/netns/{}", self.0.0))
+    }
+
     /// Runs `act` inside, on a thread of its own; sockets made there stay inside, threads and processes begun there too.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
-        let namespace = fs::File::open(format!("/var/run/netns/{}", self.0.0)).unwrap();
+        let namespace = fs::File::open(self.file()).unwrap();
         let inside = || {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             act()
