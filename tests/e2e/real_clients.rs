@@ -28,11 +28,13 @@ fn redis_is_served_one_question_at_a_time_and_pipelined() {
     };
 
     // when
+    let mut turns = Vec::new();
     for pipelined in ["1", "16"] {
         let said = succeeds(
             client("redis-benchmark").args(["-n", "20000", "-c", "50", "-t", "set,get", "-q", "-P", pipelined]),
         );
         assert!(said.contains("GET:") && !said.contains("Error"), "the benchmark finishes without errors: {said}");
+        turns.push(timed_turns(&proxy) - turns.iter().sum::<f64>());
     }
     let value = "v".repeat(300_000);
     succeeds(client("redis-cli").args(["set", "key", &value[..100_000]]));
@@ -40,6 +42,8 @@ fn redis_is_served_one_question_at_a_time_and_pipelined() {
     // then
     let stored = succeeds(client("redis-cli").args(["get", "key"]));
     assert_eq!(stored.trim_end(), &value[..100_000], "a value comes back as it was stored");
+    assert!(turns[0] > 0.9 * 40_000.0, "each of 40,000 questions is a turn: {turns:?}");
+    assert!((0.5 * 2_500.0..1.5 * 2_500.0).contains(&turns[1]), "sixteen questions at once are one turn: {turns:?}");
     proxy.finish();
 }
 
@@ -54,6 +58,9 @@ fn a_web_server_answers_under_load() {
         succeeds(Command::new("wrk").args(["-t", "1", "-c", "32", "-d", "3s", &format!("http://{}/", proxy.main())]));
     assert!(said.contains("Requests/sec"), "the load is served: {said}");
     assert!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "no request fails: {said}");
+    let requests = said.lines().find_map(|line| line.trim().split_once(" requests in")?.0.parse::<f64>().ok());
+    let (turns, requests) = (timed_turns(&proxy), requests.expect("wrk says how many requests it made"));
+    assert!(turns > 0.9 * requests, "each request on a connection that is kept is a turn: {turns} of {requests}");
     // wrk leaves in the middle of its last requests, which the server answers in vain.
     proxy.finish();
 }
@@ -119,6 +126,31 @@ fn a_repository_is_cloned() {
     git(Path::new(&clone), &["fsck", "--full"]);
     let head = |at: &Path| git(at, &["rev-parse", "HEAD"]);
     assert_eq!(head(Path::new(&clone)), head(&work), "the clone is at the same commit");
+    proxy.finish();
+}
+
+#[test]
+fn tls_and_http_2_pass_and_are_timed() {
+    if !needs_tools(&["nginx", "curl", "openssl"]) {
+        return;
+    }
+    // given
+    let site = WebSite::start_tls(|root| fs::write(root.join("index.html"), "x".repeat(600)).unwrap());
+    let proxy = Config::to([site.server.address()]).start();
+    let urls = vec![format!("https://{}/", proxy.main()); 50];
+
+    // when: fifty requests on one connection, by each version of the protocol
+    for version in ["--http1.1", "--http2"] {
+        let before = timed_turns(&proxy);
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--insecure", version]).args(&urls);
+        let said = succeeds(&mut curl);
+
+        // then
+        assert_eq!(said.len(), 50 * 600, "every page arrives over {version}");
+        let turns = timed_turns(&proxy) - before;
+        assert!((50.0..60.0).contains(&turns), "a handshake and fifty requests over {version}: {turns} turns");
+    }
     proxy.finish();
 }
 
@@ -204,7 +236,14 @@ fn a_database_keeps_its_books() {
     assert_eq!(query("select count(*) from pgbench_history"), "1600", "every transaction left its line");
     let sums = query("select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)");
     assert_eq!(sums, "t", "the books balance");
+    let statements = 7.0 * 1_600.0;
+    assert!(timed_turns(&proxy) > 0.9 * statements, "each statement is a turn");
     proxy.finish();
+}
+
+/// Answers that were timed so far.
+fn timed_turns(proxy: &Proxy) -> f64 {
+    proxy.metrics().sum("backend_turn_seconds_count")
 }
 
 /// nginx with a folder of its own.
@@ -216,6 +255,15 @@ struct WebSite {
 impl WebSite {
     /// Lets `fill` put files under the root, then serves them.
     fn start(fill: impl FnOnce(&Path)) -> WebSite {
+        Self::start_with(fill, false)
+    }
+
+    /// The same over TLS with a certificate of its own, and HTTP/2 for those who ask for it.
+    fn start_tls(fill: impl FnOnce(&Path)) -> WebSite {
+        Self::start_with(fill, true)
+    }
+
+    fn start_with(fill: impl FnOnce(&Path), tls: bool) -> WebSite {
         let folder = TempDir::new();
         let root = folder.join("root");
         fs::create_dir(&root).unwrap();
@@ -225,10 +273,20 @@ impl WebSite {
         let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
         let temporary =
             ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|kind| format!("{kind}_temp_path {at}/{kind};"));
+        let (kind, certificate) = match tls {
+            true => (" ssl http2", format!("ssl_certificate {at}/cert.pem; ssl_certificate_key {at}/key.pem;")),
+            false => ("", String::new()),
+        };
+        if tls {
+            let mut openssl = Command::new("openssl");
+            openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]);
+            openssl.arg("-keyout").arg(folder.join("key.pem")).arg("-out").arg(folder.join("cert.pem"));
+            succeeds(&mut openssl);
+        }
         let config = format!(
             "{user} worker_processes 1; daemon off; pid {at}/pid; error_log stderr;\n\
              events {{ worker_connections 512; }}\n\
-             http {{ access_log off; {} server {{ listen {host}:{port}; root {at}/root; }} }}\n",
+             http {{ access_log off; {} server {{ listen {host}:{port}{kind}; {certificate} root {at}/root; }} }}\n",
             temporary.concat()
         );
         let path = folder.join("nginx.conf");

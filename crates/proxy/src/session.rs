@@ -341,11 +341,13 @@ impl Session {
         let rng = &mut *self.worker.rng();
         let ejected = match how {
             BreakOff::BackendReset => {
-                if self.moved.get().sent == 0 {
+                let moved = self.moved.get();
+                if moved.sent == 0 {
                     // It never said a word: a failure, whether or not the client's bytes had got to it.
                     lease.turn_began(now_ms);
                 }
-                lease.server_gone(true, now_ms, rng)
+                let only_listens = moved.sent == 0 && moved.received >= UPLOAD_BYTES;
+                !only_listens && lease.server_gone(true, now_ms, rng)
             }
             BreakOff::BackendFinished => lease.server_gone(false, now_ms, rng),
             BreakOff::ClientLeft => lease.client_gone(now_ms.saturating_sub(self.active_ms.get()), now_ms, rng),
@@ -551,6 +553,10 @@ enum Picked {
     },
     Nobody,
 }
+
+/// A backend that took this much without a word may end as it likes: it was sent an upload, not a question. Larger than
+/// most requests; about what socket buffers take for a backend that does not read.
+const UPLOAD_BYTES: u64 = 1024 * 1024;
 
 /// The type of the record that every TLS connection begins with (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
