@@ -36,7 +36,7 @@ fn every_reason_that_is_shown_is_documented() {
     }
 }
 
-/// The page after sessions, timed answers, a refused backend, a retry, a refused session and a reload.
+/// The page after sessions, one of them looked at while it lasts, timed answers, a refused backend, a retry, a refused session and a reload.
 fn after_a_bit_of_everything() -> Metrics {
     let (gone, alive) = (refusing(), Backend::echo());
     // In another zone, so that bytes cross.
@@ -47,6 +47,10 @@ fn after_a_bit_of_everything() -> Metrics {
     proxy.expect_trouble_with_backends();
     let mut held = Conn::open(proxy.main());
     held.echoes("held");
+    eventually("the kernel was asked about the open session", || {
+        let metrics = proxy.metrics();
+        metrics.has("backend_tcp_rtt_seconds") && metrics.sum("backend_tcp_rtt_seconds") < 1.0
+    });
     assert!(!Conn::open(proxy.main()).still_echoes(), "the limit refuses");
     drop(held);
     eventually("sessions with retries", || {

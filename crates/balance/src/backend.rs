@@ -1,6 +1,6 @@
 //! A backend: what a snapshot says of it, and the state that outlives snapshots.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -199,6 +199,11 @@ pub struct BackendState {
     connect: Histogram,
     first_byte: Histogram,
     turn: Histogram,
+    /// When the kernel may be asked next what it knows of a connection to it.
+    kernel_due_ms: AtomicU64,
+    kernel_rtt_us: AtomicU32,
+    kernel_min_rtt_us: AtomicU32,
+    retransmits: AtomicU64,
 }
 
 /// Whether the passive state lets a pick through.
@@ -280,6 +285,36 @@ impl BackendState {
     /// Time of turns as their clients saw it from here, network included.
     pub fn turn_seconds(&self) -> &Histogram {
         &self.turn
+    }
+
+    /// The round trip of its connections as the kernel measures it: the smoothed one of the connection that was asked
+    /// last, and the least of that connection. For people only: no pick reads it.
+    pub fn kernel_rtt_seconds(&self) -> Option<(f64, Option<f64>)> {
+        let known = |us: &AtomicU32| Some(us.load(Relaxed)).filter(|us| *us > 0).map(|us| f64::from(us) / 1e6);
+        Some((known(&self.kernel_rtt_us)?, known(&self.kernel_min_rtt_us)))
+    }
+
+    /// Segments that were sent to it again, over those of its sessions that were asked at their end.
+    pub fn retransmits(&self) -> u64 {
+        self.retransmits.load(Relaxed)
+    }
+
+    /// Whether the kernel may be asked about a connection to it. Says yes to one session a second, whichever asks first.
+    pub fn is_kernel_due(&self, now_ms: u64) -> bool {
+        let due = self.kernel_due_ms.load(Relaxed);
+        let next = now_ms + KERNEL_PAUSE_MS;
+        now_ms >= due && self.kernel_due_ms.compare_exchange(due, next, Relaxed, Relaxed).is_ok()
+    }
+
+    /// Takes the kernel's round trips of one connection, in microseconds; a least of 0 is not known.
+    pub fn saw_kernel_rtt(&self, rtt_us: u32, min_rtt_us: u32) {
+        self.kernel_rtt_us.store(rtt_us, Relaxed);
+        self.kernel_min_rtt_us.store(min_rtt_us, Relaxed);
+    }
+
+    /// Adds the segments that an ending session sent to it again.
+    pub fn add_retransmits(&self, segments: u32) {
+        self.retransmits.fetch_add(segments.into(), Relaxed);
     }
 
     /// When a connection to it last succeeded; 0 for never.
@@ -443,6 +478,8 @@ fn micros(took: Duration) -> f32 {
 
 /// A session on trial that has not said anything keeps others from trying for as long.
 const SILENT_TRIAL_MS: u64 = 1_000;
+/// The kernel is asked about a backend at most so often: half a microsecond a call, for numbers that nobody waits for.
+const KERNEL_PAUSE_MS: u64 = 1_000;
 const GATE_OPEN: u64 = 0;
 const GATE_ON_TRIAL: u64 = u64::MAX;
 /// An ejection that ended at the first millisecond of the epoch: due since ever.

@@ -167,6 +167,8 @@ fn estimates(families: &mut Families, service: &str, it: &Candidate, scored: boo
     let answer = state.server_seconds();
     gauge("backend_server_time_seconds", "Estimated time to answer, without the network.", answer);
     gauge("backend_base_rtt_seconds", "Round trip to it without load.", state.base_rtt_seconds());
+    let rtt = state.kernel_rtt_seconds().map(|(rtt, _least)| rtt);
+    gauge("backend_tcp_rtt_seconds", "Round trip of one of its connections, as the kernel measures it.", rtt);
     gauge("backend_load", "Work it has from us, in sessions that wait for an answer.", Some(it.terms.load.into()));
     gauge("backend_inflight_turns", "Requests that wait for its answer.", Some(it.turns.into()));
     gauge("backend_failure_ratio", "Share of recent tries that failed.", Some(it.failure_ratio.into()));
@@ -196,6 +198,8 @@ fn of_backend(families: &mut Families, service: &str, it: &Candidate) {
     let (received, sent) = state.bytes();
     counter("backend_received_bytes_total", "Bytes from the backend.", &labels, received);
     counter("backend_sent_bytes_total", "Bytes to the backend.", &labels, sent);
+    let help = "Segments that one in 64 of its sessions sent to it again, counted at their ends.";
+    counter("backend_retransmits_total", help, &labels, state.retransmits());
     for reason in PickReason::ALL {
         let labels = [service, address, ("reason", reason.as_str())];
         counter("picks_total", "Times that it was picked, and why.", &labels, state.picks(reason));

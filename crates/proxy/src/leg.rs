@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::pipe::Pipe;
+use crate::tcp_info::{TcpInfo, tcp_info};
 
 /// What carries the bytes of a leg. TLS will be a third kind, with its own reads and writes.
 #[derive(Debug)]
@@ -241,6 +242,14 @@ impl Leg {
         if let Stream::Tcp(_) = self.stream {
             // As above: the socket is connected, so this fails only when it is gone.
             let _gone = set_liveness(&self.socket(), keepalive, user_timeout);
+        }
+    }
+
+    /// What the kernel knows of the connection; nothing of a unix socket.
+    pub(crate) fn tcp_info(&self) -> Option<TcpInfo> {
+        match &self.stream {
+            Stream::Tcp(stream) => tcp_info(stream.as_fd()),
+            Stream::Unix(_) => None,
         }
     }
 

@@ -25,6 +25,7 @@ use crate::line::NoWait;
 use crate::listener::{Listener, ListenerSettings};
 use crate::record::{Peer, Reason, Record};
 use crate::relay::{Opening, Progress, Relay, Side};
+use crate::tcp_info::TcpInfo;
 use crate::worker::Worker;
 
 /// A session as its worker's registry sees it.
@@ -393,6 +394,11 @@ impl Session {
         if !self.lively.replace(true) {
             backend.set_liveness(self.settings.keepalive, self.settings.user_timeout);
         }
+        if let Some(lease) = self.lease.borrow().as_ref()
+            && lease.backend().state().is_kernel_due(now_ms)
+        {
+            ask_kernel(backend, lease.backend());
+        }
         let silent = Duration::from_millis(now_ms.saturating_sub(self.active_ms.get()));
         let (limit, reason) = match self.half_closed.get() {
             true => (self.settings.half_close_timeout, Reason::HalfCloseTimeout),
@@ -435,6 +441,16 @@ impl Session {
             let (home, away) = (self.worker.zone(), lease.backend().zone());
             self.worker.cross_zone().add(home, away, received);
             self.worker.cross_zone().add(away, home, sent);
+        }
+    }
+
+    /// At the end of one in [`ASKED_OF`] sessions: what the kernel knows of the connection to the backend.
+    fn ask_at_end(&self) {
+        if let (Some(leg), Some(lease)) = (self.backend.get(), self.lease.borrow().as_ref())
+            && self.id.is_multiple_of(ASKED_OF)
+            && let Some(info) = ask_kernel(leg, lease.backend())
+        {
+            lease.backend().state().add_retransmits(info.retransmits);
         }
     }
 
@@ -520,6 +536,7 @@ impl Drop for Owner {
         let reason = session.reason.get().unwrap_or(Reason::Internal);
         let lasted = session.accepted.elapsed();
         session.report_bytes();
+        session.ask_at_end();
         session.listener.stats(session.worker.index()).count_closed(reason, lasted);
         if let Some(sink) = session.worker.sink() {
             sink(session.record(lasted, reason));
@@ -560,6 +577,19 @@ const UPLOAD_BYTES: u64 = 1024 * 1024;
 
 /// The type of the record that every TLS connection begins with (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Sessions of a worker, one of which is asked at its end: too few to cost anything, and chosen by nothing that has to
+/// do with how they went.
+const ASKED_OF: u64 = 64;
+
+/// Asks the kernel about a connection to `backend`, and keeps the round trips. For metrics only.
+fn ask_kernel(leg: &Leg, backend: &Backend) -> Option<TcpInfo> {
+    let info = leg.tcp_info()?;
+    if info.rtt_us > 0 {
+        backend.state().saw_kernel_rtt(info.rtt_us, info.min_rtt_us);
+    }
+    Some(info)
+}
 
 fn reason_of_limit(limit: Limit) -> Reason {
     match limit {
