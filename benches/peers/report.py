@@ -11,6 +11,9 @@ from loads import Load
 # Two runs of the same thing differ by this much on a shared machine.
 TIE = 0.10
 
+# Where the part of the page begins that another command makes.
+SCENARIOS = "<!-- made by benches/scenarios/run, do not edit below -->"
+
 
 @dataclass
 class Results:
