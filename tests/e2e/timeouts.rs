@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Acceptor, Config, Conn, End, observe};
+use crate::harness::{Acceptor, Backend, Config, Conn, End, eventually, observe};
 
 /// Half of the timeouts below, so that two pauses without a byte between them would cut the session.
 const PAUSE: Duration = Duration::from_millis(600);
@@ -91,4 +91,18 @@ fn the_half_close_timeout_does_not_touch_a_session_that_is_open_both_ways() {
 fn pass_a_byte(from: &mut Conn, to: &mut Conn) {
     from.send("x");
     assert_eq!(to.receive(1), b"x", "a byte goes through");
+}
+
+#[test]
+fn asking_for_the_sessions_all_the_time_puts_no_timeout_off() {
+    let backend = Backend::echo();
+    let proxy = Config::to([backend.address()]).listener("idle_timeout = \"500ms\"").start();
+    let mut conn = Conn::open(proxy.main());
+    conn.echoes("now silence");
+    eventually("the session idles out although somebody looks at it", || {
+        proxy.json("/v1/sessions");
+        proxy.sessions().iter().any(|record| record["reason"] == "idle_timeout")
+    });
+    drop(conn);
+    proxy.finish();
 }

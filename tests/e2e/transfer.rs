@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::harness::{Backend, Config, Conn, Digest, End, TempDir, loopback};
+use crate::harness::{Acceptor, Backend, Config, Conn, Digest, End, TempDir, loopback};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -230,4 +230,34 @@ fn exchange(address: &str, length: u64) {
     assert_eq!(received, Digest::of_pattern(length), "the direction to the client is unchanged");
     assert_eq!(client.text(), Digest::of_pattern(length).line(), "the direction to the backend is unchanged");
     sending.join().unwrap();
+}
+
+#[test]
+fn a_session_that_goes_back_to_small_messages_gives_its_pipe_back() {
+    // given
+    let backend = Acceptor::new();
+    let proxy = Config::to([backend.address()]).start();
+    let (mut client, mut at_backend) = backend.session(&proxy.main());
+
+    // when: bulk, then a conversation
+    const LENGTH: u64 = 32 * MIB;
+    let sender = thread::spawn(move || {
+        at_backend.send_pattern(LENGTH);
+        at_backend
+    });
+    assert_eq!(Digest::of_next(&mut client, LENGTH), Digest::of_pattern(LENGTH), "the bulk arrives unchanged");
+    let mut at_backend = sender.join().unwrap();
+    assert!(proxy.metrics().sum("spliced_bytes_total") > 0.0 || proxy.metrics().sum("pipes") > 0.0, "bulk is spliced");
+    for _ in 0..20 {
+        at_backend.send("answer");
+        assert_eq!(client.receive(6), b"answer");
+        client.send("question");
+        assert_eq!(at_backend.receive(8), b"question");
+    }
+
+    // then
+    let busy = proxy.metrics().sum("pipes{state=\"busy\"}");
+    assert_eq!(busy, 0.0, "an idle session holds no pipe");
+    drop((client, at_backend));
+    proxy.finish();
 }

@@ -210,6 +210,8 @@ impl BackendSet {
             (Availability::Down, _) => Admission::Down,
             (Availability::Up, Gate::Shut) => Admission::Ejected,
             (Availability::Up, Gate::OnTrial) => Admission::OnTrial,
+            // The last hope of its client is not the one to try a backend with.
+            (Availability::Up, Gate::TrialDue) if !ask.tried.is_empty() => Admission::Ejected,
             (Availability::Up, Gate::TrialDue) => room(),
             (Availability::Up, Gate::Open) if ask.avoids_panic && self.review().panicking(at) => {
                 Admission::PanickingZone

@@ -152,8 +152,9 @@ impl Sweep {
         Self { times: [0.0; SWEEP_MOST], count: 0, base_us: 0.0, busy: 0, sessions: 0 }
     }
 
-    pub(crate) fn add(&mut self, line: &Line) {
-        if line.samples() >= SWEEP_SAMPLES && self.count < SWEEP_MOST {
+    pub(crate) fn add(&mut self, line: &Line, now_ms: u64) {
+        let speaks = line.samples() >= SWEEP_SAMPLES && line.sample_age_ms(now_ms) <= SWEEP_AGE_MS;
+        if speaks && self.count < SWEEP_MOST {
             self.times[self.count] = line.answer().0;
             self.count += 1;
         }
@@ -187,6 +188,8 @@ impl Sweep {
 pub(crate) const SWEEP_MOST: usize = 256;
 /// Answers before a backend speaks for its zone.
 const SWEEP_SAMPLES: u32 = 3;
+/// How old its last answer may be: what a backend once took that is drained or a backup now is not what the zone can do.
+const SWEEP_AGE_MS: u32 = 30_000;
 /// The gate: opens when the zone takes twice its floor and closes at one and a half times.
 const OPENS_ABOVE: f32 = 2.0;
 const CLOSES_BELOW: f32 = 1.5;

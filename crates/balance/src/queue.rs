@@ -18,6 +18,7 @@
 //! thing that somebody holds: who leaves without having used it passes it on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 /// Counts freed places of a service, and those who wait for one. Its order with the queue's lock is what makes wake-ups
@@ -119,6 +120,24 @@ impl Queue {
         Some(ticket)
     }
 
+    /// The next in line looks by itself, without a place that was freed for it. It counts as woken, so that it wakes
+    /// others in turn if it finds one.
+    pub fn looks(&mut self, ticket: Ticket) -> bool {
+        let is_next = self.is_next(ticket);
+        if is_next && self.asleep.remove(&ticket).is_some() {
+            self.awake.insert(ticket);
+        }
+        is_next
+    }
+
+    /// A woken session cannot use what was freed, since it has tried that backend: who is to be woken in its stead.
+    pub fn passed_on(&mut self, ticket: Ticket) -> Option<Ticket> {
+        let (&next, _) = self.asleep.range((Excluded(ticket), Unbounded)).next()?;
+        self.asleep.remove(&next);
+        self.awake.insert(next);
+        Some(next)
+    }
+
     /// The pick of a woken session said to wait again; `seen` is what it saw at the turnstile before. It goes back to
     /// its old place, or picks again at once if this returns `true`.
     pub fn again(&mut self, turnstile: &Turnstile, ticket: Ticket, seen: u64, deadline_ms: u64) -> bool {
@@ -186,6 +205,27 @@ mod tests {
         turnstile.freed();
         assert_eq!(queue.freed(), Some(first), "its place is older than the second's");
         assert_eq!(queue.settled(&turnstile, first), Some(second), "there may be a place for it too");
+    }
+
+    #[test]
+    fn who_looks_by_itself_and_finds_a_place_wakes_the_next() {
+        let (mut queue, turnstile) = (Queue::new(10), Turnstile::default());
+        let tickets: Vec<Ticket> = (0..3).map(|_| waiting(&mut queue, &turnstile)).collect();
+        assert!(!queue.looks(tickets[1]), "only the oldest looks");
+        assert!(queue.looks(tickets[0]));
+        assert_eq!(queue.settled(&turnstile, tickets[0]), Some(tickets[1]), "where one place is there may be more");
+        assert_eq!(queue.settled(&turnstile, tickets[1]), Some(tickets[2]));
+    }
+
+    #[test]
+    fn a_place_that_the_oldest_cannot_use_goes_to_the_next() {
+        let (mut queue, turnstile) = (Queue::new(10), Turnstile::default());
+        let (first, second) = (waiting(&mut queue, &turnstile), waiting(&mut queue, &turnstile));
+        turnstile.freed();
+        assert_eq!(queue.freed(), Some(first));
+        assert!(!queue.again(&turnstile, first, turnstile.passed(), 5_000));
+        assert_eq!(queue.passed_on(first), Some(second));
+        assert_eq!(queue.passed_on(second), None, "nobody is left");
     }
 
     #[test]

@@ -264,7 +264,7 @@ impl BackendSet {
         let step = count.div_ceil(SWEEP_MOST).max(1);
         let start = (now_ms / LEARN_MS) as usize % step;
         for seat in group.seats[start.min(count)..].iter().step_by(step) {
-            sweep.add(&seat.state.line);
+            sweep.add(&seat.state.line, now_ms);
         }
         sweep
     }

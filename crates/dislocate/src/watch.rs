@@ -12,6 +12,8 @@ use tokio::sync::mpsc;
 /// the old one would hear nothing.
 pub struct FileWatch {
     events: mpsc::Receiver<()>,
+    /// Something has happened that [`FileWatch::changed`] has not told yet.
+    pending: bool,
     _watcher: RecommendedWatcher,
 }
 
@@ -31,19 +33,21 @@ impl FileWatch {
         })?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
-        Ok(Self { events, _watcher: watcher })
+        Ok(Self { events, pending: false, _watcher: watcher })
     }
 
     /// Waits until something has happened in the folder and then nothing for a moment, so that a file that is being
     /// written is not read half. A folder that never rests is looked at every second.
     ///
-    /// *Cancel safety*: an event may be forgotten only if it was the last one before the drop and another follows.
+    /// *Cancel safety*: dropping it forgets nothing; the next call tells what this one would have.
     pub async fn changed(&mut self) {
-        if self.events.recv().await.is_none() {
+        if !self.pending && self.events.recv().await.is_none() {
             return std::future::pending().await;
         }
+        self.pending = true;
         let rest = async { while tokio::time::timeout(REST, self.events.recv()).await.is_ok() {} };
         let _never_rests = tokio::time::timeout(AT_MOST, rest).await;
+        self.pending = false;
     }
 }
 

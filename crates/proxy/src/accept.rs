@@ -132,17 +132,23 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: Arc<Listener>, acceptor: A
             Err(error) => recover(&worker, &listener, &acceptor, &error).await,
         }
     }
-    while let Some(Ok((stream, peer))) = queued(&acceptor).await {
-        admit(&worker, &listener, stream, peer);
+    // Bounded: who connects all the time must not keep a listener that is to close.
+    for _ in 0..QUEUED_MOST {
+        match queued(&acceptor).await {
+            Some(Ok((stream, peer))) => admit(&worker, &listener, stream, peer),
+            Some(Err(error)) if AcceptError::of(&error).1 == Reaction::GoOn => {}
+            Some(Err(_)) | None => return,
+        }
     }
 }
 
 /// A connection that is queued now, if there is one.
 async fn queued(acceptor: &Acceptor) -> Option<io::Result<(Stream, Peer)>> {
-    std::future::poll_fn(|cx| match acceptor.poll_accept(cx) {
+    // Without the event loop's budget, at whose end everything looks empty.
+    tokio::task::coop::unconstrained(std::future::poll_fn(|cx| match acceptor.poll_accept(cx) {
         Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
         Poll::Pending => Poll::Ready(None),
-    })
+    }))
     .await
 }
 
@@ -198,6 +204,9 @@ impl Reserve {
 fn open_reserve() -> Option<OwnedFd> {
     rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).ok()
 }
+
+/// Taken from the queue of a listener that closes: all that a backlog of ours holds, and some that come meanwhile.
+const QUEUED_MOST: usize = 2 * crate::bind::BACKLOG as usize;
 
 /// Ten tries a second: soon enough to recover unnoticed, too few to be felt.
 const BACK_OFF: Duration = Duration::from_millis(100);

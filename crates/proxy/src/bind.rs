@@ -188,7 +188,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Connections that may wait for accept(2); the kernel cuts it down to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 #[cfg(test)]
 mod tests {

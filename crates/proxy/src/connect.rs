@@ -89,7 +89,8 @@ fn classify(error: io::Error) -> ConnectError {
         Some(Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE) => backend(ConnectFailure::Reset),
         Some(Errno::ADDRNOTAVAIL) => local(LocalFailure::NoPort),
         Some(Errno::MFILE | Errno::NFILE) => local(LocalFailure::NoDescriptor),
-        Some(Errno::NOBUFS | Errno::NOMEM | Errno::ACCESS | Errno::PERM | Errno::AFNOSUPPORT) => {
+        // ENOSPC: the user's watches of epoll(7) are used up.
+        Some(Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC | Errno::ACCESS | Errno::PERM | Errno::AFNOSUPPORT) => {
             local(LocalFailure::Other)
         }
         // EAGAIN of a unix socket is a full backlog; the rest is as unexpected as it is unexplained.
@@ -116,6 +117,7 @@ mod tests {
             (Errno::NFILE, LocalFailure::NoDescriptor),
             (Errno::NOBUFS, LocalFailure::Other),
             (Errno::NOMEM, LocalFailure::Other),
+            (Errno::NOSPC, LocalFailure::Other),
             (Errno::PERM, LocalFailure::Other),
         ];
         for (errno, expected) in cases {

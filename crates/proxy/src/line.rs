@@ -90,19 +90,28 @@ impl Waiting {
         loop {
             let look = deadline.min(Instant::now() + LOOK);
             let woken = timeout_at(look, self.alarm.notified()).await.is_ok();
-            if woken || self.line.lock().queue.is_next(self.ticket) && Instant::now() < deadline {
+            if woken {
                 return true;
             }
             if Instant::now() >= deadline {
                 return false;
             }
+            if self.line.lock().queue.looks(self.ticket) {
+                return true;
+            }
         }
     }
 
-    /// The pick after its turn found all full again; `seen` is what the turnstile showed before. `true` when it
-    /// should pick once more at once.
-    pub(crate) fn again(&self, seen: u64) -> bool {
-        self.line.lock().queue.again(self.backends.load().turnstile(), self.ticket, seen, NO_DEADLINE)
+    /// The pick after its turn found nothing; `seen` is what the turnstile showed before. `true` when it should pick
+    /// once more at once. `choosy` is whether it may not use all backends, so that the place may do for somebody else.
+    pub(crate) fn again(&self, seen: u64, choosy: bool) -> bool {
+        let mut inner = self.line.lock();
+        let at_once = inner.queue.again(self.backends.load().turnstile(), self.ticket, seen, NO_DEADLINE);
+        if choosy && !at_once {
+            let next = inner.queue.passed_on(self.ticket);
+            inner.wake(next);
+        }
+        at_once
     }
 }
 

@@ -158,9 +158,12 @@ impl Proxy {
     /// *Errors*: the first address that cannot be opened.
     pub fn prepare(&self, wanted: &[Wanted]) -> Result<Prepared, BindError> {
         let mut fresh = HashMap::new();
+        // In the order of `apply`, which gives each open address to the first who asks for it.
+        let mut left: Vec<&Open> = self.open.iter().collect();
         for listener in wanted {
             for key in keys(&listener.name, &listener.binds) {
-                if self.open.iter().any(|open| open.serves(&key)) {
+                if let Some(at) = left.iter().position(|open| open.serves(&key)) {
+                    left.remove(at);
                     continue;
                 }
                 let opened = Bound::open(&key.bind, self.workers.len(), listener.inherited());
@@ -193,7 +196,7 @@ impl Proxy {
             for key in keys(&spec.wanted.name, &spec.wanted.binds) {
                 match before.iter().position(|open| open.serves(&key)) {
                     Some(at) => {
-                        let open = Open { key, ..before.swap_remove(at) };
+                        let open = Open { key, ..before.remove(at) };
                         self.keep(open, &spec.wanted, &listener).await;
                     }
                     None => {

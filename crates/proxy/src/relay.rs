@@ -154,7 +154,11 @@ impl Direction {
         for _ in 0..STEPS_PER_TURN {
             self.flow.choose_carrier();
             let result = match self.flow.next() {
-                Step::Read => self.read(cx, tools.scratch, source, sink),
+                Step::Read => {
+                    // Back to copying: the pipe is empty, and others may need it.
+                    self.pipe.take().into_iter().for_each(|pipe| tools.pipes.give_back(pipe));
+                    self.read(cx, tools.scratch, source, sink)
+                }
                 Step::Fill => self.fill(cx, tools.pipes, source),
                 Step::Flush => self.flush(cx, sink),
                 Step::Drain => self.drain(cx, sink),

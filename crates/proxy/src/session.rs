@@ -247,7 +247,8 @@ impl Session {
         };
         let begun = Instant::now();
         let placed = self.wait_in_line(tried, seen, begun + self.settings.queue_timeout).await;
-        self.queued_ms.set(u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX));
+        let waited_ms = u32::try_from(begun.elapsed().as_millis()).unwrap_or(u32::MAX);
+        self.queued_ms.set(self.queued_ms.get().saturating_add(waited_ms));
         placed
     }
 
@@ -268,7 +269,7 @@ impl Session {
                     Err(NoWait::Again) => true,
                     Err(NoWait::Full) => return Err(Reason::QueueFull),
                 },
-                Some(place) => seen.is_none_or(|seen| place.again(seen)),
+                Some(place) => seen.is_none_or(|seen| place.again(seen, !tried.is_empty())),
             };
             if let (false, Some(place)) = (pick_again, &waiting)
                 && !place.turn(deadline.into()).await
@@ -343,8 +344,10 @@ impl Session {
         let ejected = match how {
             BreakOff::BackendReset => {
                 let moved = self.moved.get();
-                if moved.sent == 0 {
-                    // It never said a word: a failure, whether or not the client's bytes had got to it.
+                let lasted = self.established.get().map(|established| established.elapsed()).unwrap_or_default();
+                // It never said a word: a failure, if a client's bytes had got to it or may have been on their way. Not
+                // if it ends a session in which nobody spoke for long, and not twice after its FIN.
+                if moved.sent == 0 && !self.half_closed.get() && (moved.received > 0 || lasted < AT_ONCE) {
                     lease.turn_began(now_ms);
                 }
                 let only_listens = moved.sent == 0 && moved.received >= UPLOAD_BYTES;
@@ -570,6 +573,9 @@ enum Picked {
     },
     Nobody,
 }
+
+/// A reset that comes this soon after the connect is an answer to it.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A backend that took this much without a word may end as it likes: it was sent an upload, not a question. Larger than
 /// most requests; about what socket buffers take for a backend that does not read.

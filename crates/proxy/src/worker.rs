@@ -233,14 +233,20 @@ impl Worker {
 async fn serve(worker: Rc<Worker>, mut orders: mpsc::Receiver<Command>) {
     let mut stops: HashMap<u64, CancellationToken> = HashMap::new();
     let mut ticks = 0u64;
+    // Kept over orders, which must not put off the next look, however many they are.
+    let mut look = Instant::now() + worker.tick();
     loop {
+        // A timeout that has become shorter is heeded at once.
+        look = look.min(Instant::now() + worker.tick());
         let order = tokio::select! {
-            order = orders.recv() => order,
-            () = tokio::time::sleep(worker.tick()) => {
+            biased;
+            () = tokio::time::sleep_until(look.into()) => {
                 ticks += 1;
                 look_around(&worker, ticks);
+                look = Instant::now() + worker.tick();
                 continue;
             }
+            order = orders.recv() => order,
         };
         match order {
             Some(Command::Start { number, listener, shard }) => match Acceptor::new(shard) {
