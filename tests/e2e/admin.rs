@@ -27,7 +27,15 @@ fn services_are_listed_with_their_backends() {
         assert_eq!(backend["state"], "up");
         assert_eq!(backend["sessions"], 0);
         assert!(backend.get("check").is_some(), "{address} tells of its checks");
+        assert_eq!(backend["warming"], true, "{address} has answered nobody yet");
+        assert_eq!(backend["answer_ms"], Value::Null, "what is unknown is no number");
+        assert!(backend["score_ms"].is_number(), "{address} has a score all the same");
+        assert_eq!(backend["turns"], 0);
     }
+    let zones = service["zones"].as_array().unwrap();
+    let homes = zones.iter().map(|zone| (zone["zone"].as_str().unwrap(), zone["home"] == true));
+    assert_eq!(homes.collect::<Vec<_>>(), [("local", true), ("ams", false)], "zones are told apart");
+    assert!(zones.iter().all(|zone| zone["gate_open"] == false && zone["panic"] == false), "all is well");
     proxy.finish();
 }
 
