@@ -150,7 +150,7 @@ impl BackendSet {
         self.panics(now_ms).into_iter().map(view).collect()
     }
 
-    /// What an open session counts for beside one that waits for an answer (0.02 to 1), over the service.
+    /// What an open session counts for beside one that waits for an answer (0.002 to 1), over the service.
     pub fn duty(&self) -> f32 {
         self.shared().duty()
     }

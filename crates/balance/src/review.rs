@@ -182,8 +182,12 @@ impl Review {
         self.any_panicking.load(Relaxed)
     }
 
+    /// The zones of every level, each with whether it is in panic on the level that picks use now. Levels that wait for
+    /// their turn tell nothing: a backup that nobody tries may have been ejected long ago.
     pub(crate) fn zones(&self) -> impl Iterator<Item = (&Zone, bool)> {
-        self.groups.iter().map(|group| (group.zone(), group.panicking.load(Relaxed)))
+        let level = self.level.load(Relaxed);
+        let in_use = move |group: &Group| level == NO_LEVEL || group.level == level;
+        self.groups.iter().map(move |group| (group.zone(), in_use(group) && group.panicking.load(Relaxed)))
     }
 
     pub(crate) fn groups(&self) -> &[Group] {
