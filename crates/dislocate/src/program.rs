@@ -132,6 +132,7 @@ impl Program {
             max_connections: listener.max_connections,
             max_connections_per_source: listener.max_connections_per_source,
             splice: listener.splice,
+            udp: None,
         };
         ListenerSpec { wanted, settings }
     }

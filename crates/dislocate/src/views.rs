@@ -160,6 +160,8 @@ pub fn protocol(bind: &Bind) -> &'static str {
     match bind {
         Bind::Inet(_) => "tcp",
         Bind::Unix(_) => "stream",
+        Bind::Udp(_) => "udp",
+        Bind::Datagram(_) => "datagram",
     }
 }
 

@@ -14,17 +14,21 @@ use crate::leg::set_liveness;
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Bind {
-    /// An IP address and a port; port 0 lets the kernel choose one. `[::]` takes IPv4 as well.
+    /// An IP address and a port of TCP; port 0 lets the kernel choose one. `[::]` takes IPv4 as well.
     Inet(SocketAddr),
     /// The path of a unix stream socket.
     Unix(PathBuf),
+    /// The same as `Inet`, for UDP. It shares nothing with TCP, not even its port numbers.
+    Udp(SocketAddr),
+    /// The path of a unix datagram socket.
+    Datagram(PathBuf),
 }
 
 impl fmt::Display for Bind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inet(addr) => addr.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Inet(addr) | Self::Udp(addr) => addr.fmt(f),
+            Self::Unix(path) | Self::Datagram(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -89,6 +93,7 @@ impl Bound {
         match address {
             Bind::Inet(addr) => Self::open_tcp(*addr, workers, inherited),
             Bind::Unix(path) => Self::open_unix(path, workers),
+            Bind::Udp(_) | Bind::Datagram(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

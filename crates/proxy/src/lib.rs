@@ -22,6 +22,7 @@ mod relay;
 mod session;
 mod stats;
 mod tcp_info;
+mod udp;
 mod worker;
 
 pub use accept::AcceptError;
@@ -34,3 +35,4 @@ pub use proxy::{ListenerSpec, ListenerView, Options, Prepared, Proxy, SessionLis
 pub use record::{Peer, Reason, Record, RecordSink};
 pub use session::SessionView;
 pub use stats::{CrossZone, ListenerStats};
+pub use udp::{Draining, Networks, SendProxy, UdpSettings, Unproven};

@@ -9,6 +9,7 @@ use balance::{Ledger, Reader};
 use crate::limits::{Accounts, Gauge, Limits};
 use crate::line::Line;
 use crate::stats::ListenerStats;
+use crate::udp::UdpSettings;
 
 /// What every accepted connection needs to know of its listener. Replaced as a whole on reload; a session keeps what it
 /// began with.
@@ -40,6 +41,8 @@ pub struct ListenerSettings {
     pub max_connections_per_source: u32,
     /// Whether bulk may be spliced.
     pub splice: bool,
+    /// What flows need beside; nothing where clients connect.
+    pub udp: Option<UdpSettings>,
 }
 
 /// A listener, shared by the workers and by everybody who asks about it.

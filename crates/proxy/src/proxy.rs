@@ -353,8 +353,8 @@ impl SessionList {
 
 fn keys<'a>(name: &'a str, binds: &'a [Bind]) -> impl Iterator<Item = Key> + use<'a> {
     let wish = move |at: usize, bind: &Bind| match bind {
-        Bind::Inet(addr) if addr.port() == 0 => Some((name.to_owned(), at)),
-        Bind::Inet(_) | Bind::Unix(_) => None,
+        Bind::Inet(addr) | Bind::Udp(addr) if addr.port() == 0 => Some((name.to_owned(), at)),
+        Bind::Inet(_) | Bind::Udp(_) | Bind::Unix(_) | Bind::Datagram(_) => None,
     };
     binds.iter().enumerate().map(move |(at, bind)| Key { bind: bind.clone(), wish: wish(at, bind) })
 }

@@ -123,8 +123,8 @@ fn conflicts(binds: &[Taken<'_>], problems: &mut Problems) {
     let mut reported: HashSet<(Option<&Span>, Option<&Span>)> = HashSet::new();
     for bind in binds {
         let port = match &bind.bind {
-            Bind::Inet(addr) => Some(addr.port()),
-            Bind::Unix(_) => None,
+            Bind::Inet(addr) | Bind::Udp(addr) => Some(addr.port()),
+            Bind::Unix(_) | Bind::Datagram(_) => None,
         };
         let earlier = by_port.entry(port).or_default();
         if let Some(other) = earlier.iter().find(|other| collide(&other.bind, &bind.bind))
@@ -208,7 +208,7 @@ fn reaches(taken: &Taken<'_>, backend: &Bind) -> bool {
 
 fn port(bind: &Bind) -> Option<u16> {
     match bind {
-        Bind::Inet(addr) => Some(addr.port()),
-        Bind::Unix(_) => None,
+        Bind::Inet(addr) | Bind::Udp(addr) => Some(addr.port()),
+        Bind::Unix(_) | Bind::Datagram(_) => None,
     }
 }

@@ -39,9 +39,9 @@ pub fn admin(raw: raw::Admin, problems: &mut Problems) -> (Admin, Option<Span>) 
 
 fn admin_address(at: &At<String>) -> Result<AdminAddress, Problem> {
     match one_address(at)? {
-        Bind::Unix(path) => Ok(AdminAddress::Unix(path)),
-        Bind::Inet(addr) if addr.ip().is_loopback() => Ok(AdminAddress::Tcp(addr)),
-        Bind::Inet(addr) => {
+        Bind::Unix(path) | Bind::Datagram(path) => Ok(AdminAddress::Unix(path)),
+        Bind::Inet(addr) | Bind::Udp(addr) if addr.ip().is_loopback() => Ok(AdminAddress::Tcp(addr)),
+        Bind::Inet(addr) | Bind::Udp(addr) => {
             let message = format!(
                 "the admin API cannot listen on {addr}: tokens, which it needs off loopback, are not built yet"
             );

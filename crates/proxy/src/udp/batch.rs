@@ -1,0 +1,1 @@
+//! Receiving and sending many datagrams with few system calls.

@@ -1,0 +1,1 @@
+//! The PROXY header, version 2, over datagrams.
