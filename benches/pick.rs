@@ -17,6 +17,7 @@ fn endpoints(count: u32) -> Vec<Endpoint> {
         zone: Zone::default(),
         priority: 0,
         facts: Facts::default(),
+        server_id: None,
     };
     (0..count).map(endpoint).collect()
 }

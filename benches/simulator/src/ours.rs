@@ -37,6 +37,7 @@ impl Ours {
             zone: zone_name(spec.zone),
             priority: 0,
             facts: Facts::default(),
+            server_id: None,
         };
         let endpoints: Vec<Endpoint> = scenario.servers.iter().enumerate().map(endpoint).collect();
         let absent: Vec<bool> = scenario.servers.iter().map(|spec| spec.joins).collect();

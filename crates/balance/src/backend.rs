@@ -22,6 +22,8 @@ pub struct Endpoint {
     pub priority: u8,
     /// What is known about it.
     pub facts: Facts,
+    /// The id by which QUIC servers of this service name themselves in connection ids (QUIC-LB).
+    pub server_id: Option<Box<[u8]>>,
 }
 
 /// One backend in one [`BackendSet`](crate::BackendSet).
@@ -182,7 +184,8 @@ impl ConnectFailure {
 /// successes soon after failures, take.
 #[derive(Debug, Default)]
 pub struct BackendState {
-    /// What picks read. Its gate is [`GATE_OPEN`], [`GATE_ON_TRIAL`], or the end of the ejection in milliseconds.
+    /// What picks read. Its gate is [`GATE_OPEN`], [`GATE_ON_TRIAL`], or a time in milliseconds: the end of the ejection,
+    /// or with [`GATE_TRYING`] the time up to which a silent trial keeps others from trying.
     pub(crate) line: Line,
     /// Virtual time of the round robin: see [`crate::round_robin`].
     pub(crate) pass: AtomicU64,
@@ -236,7 +239,8 @@ impl BackendState {
         (self.line.samples() > 0).then(|| f64::from(self.line.answer().0) / 1e6)
     }
 
-    /// The round trip to it without load; nothing before the first connection.
+    /// The round trip to it without load; nothing before the first connection. Where there are only datagrams, half of
+    /// the smallest recent answer stands for it.
     pub fn base_rtt_seconds(&self) -> Option<f64> {
         let base = self.line.base_us();
         (base > 0.0).then(|| f64::from(base) / 1e6)
@@ -341,7 +345,7 @@ impl BackendState {
         if self.line.gate.load(Relaxed) == GATE_OPEN || self.passive().wants_answers() {
             return;
         }
-        let shorten = |gate: u64| (gate != GATE_OPEN && gate != GATE_ON_TRIAL && gate > now_ms).then_some(now_ms);
+        let shorten = |gate: u64| (gate & GATE_TRYING == 0 && gate > now_ms).then_some(now_ms);
         // An error only says that there was nothing to shorten.
         let _unchanged = self.line.gate.fetch_update(Relaxed, Relaxed, shorten);
     }
@@ -350,15 +354,15 @@ impl BackendState {
     pub(crate) fn gate(&self, now_ms: u64) -> Gate {
         match self.line.gate.load(Relaxed) {
             GATE_OPEN => Gate::Open,
-            GATE_ON_TRIAL => Gate::OnTrial,
-            until_ms if now_ms < until_ms => Gate::Shut,
-            _ => Gate::TrialDue,
+            until if now_ms >= until & !GATE_TRYING => Gate::TrialDue,
+            until if until & GATE_TRYING != 0 => Gate::OnTrial,
+            _ => Gate::Shut,
         }
     }
 
     /// Takes the one trial, if it is due and nobody else has it.
     pub(crate) fn begin_trial(&self, now_ms: u64) -> bool {
-        let due = |gate: u64| (gate != GATE_OPEN && gate != GATE_ON_TRIAL && gate <= now_ms).then_some(GATE_ON_TRIAL);
+        let due = |gate: u64| (gate != GATE_OPEN && gate & !GATE_TRYING <= now_ms).then_some(GATE_ON_TRIAL);
         self.line.gate.fetch_update(Relaxed, Relaxed, due).is_ok()
     }
 
@@ -403,15 +407,26 @@ impl BackendState {
         self.line.saw_connect(micros(took));
         self.last_success_ms.store(now_ms, Relaxed);
         if on_trial && self.passive().wants_answers() {
-            let again_ms = now_ms + SILENT_TRIAL_MS;
-            // An error says that another trial has decided since.
-            let _still_out = self.line.gate.compare_exchange(GATE_ON_TRIAL, again_ms, Relaxed, Relaxed);
+            self.tries_on(now_ms);
             return true;
         }
         if on_trial || !self.settled.load(Relaxed) {
             self.record(now_ms, Evidence::Connect, Outcome::Success, on_trial, rng);
         }
         false
+    }
+
+    /// A trial is still undecided: for now it keeps others from trying, but not for as long as it lasts.
+    pub(crate) fn tries_on(&self, now_ms: u64) {
+        let until = GATE_TRYING | (now_ms + SILENT_TRIAL_MS);
+        // An error says that another trial has decided since.
+        let _still_out = self.line.gate.compare_exchange(GATE_ON_TRIAL, until, Relaxed, Relaxed);
+    }
+
+    /// Notes that datagrams to it were not refused, which is the most that can be said of one from which no answer is
+    /// expected; `true` when that readmitted the backend.
+    pub(crate) fn unrefused(&self, now_ms: u64, on_trial: bool) -> bool {
+        self.succeeded(now_ms, Evidence::Connect, on_trial)
     }
 
     /// Notes a connection that failed; `true` when that ejected the backend.
@@ -422,12 +437,16 @@ impl BackendState {
 
     /// Notes an answer; `true` when that readmitted the backend.
     pub(crate) fn answered(&self, now_ms: u64, on_trial: bool) -> bool {
+        self.succeeded(now_ms, Evidence::Answer, on_trial)
+    }
+
+    fn succeeded(&self, now_ms: u64, of: Evidence, on_trial: bool) -> bool {
         if !on_trial && self.settled.load(Relaxed) {
             return false;
         }
         let was_out = self.line.gate.load(Relaxed) != GATE_OPEN;
         // A success draws nothing, so any generator will do.
-        self.record(now_ms, Evidence::Answer, Outcome::Success, on_trial, &mut Rng::new(0));
+        self.record(now_ms, of, Outcome::Success, on_trial, &mut Rng::new(0));
         was_out && self.line.gate.load(Relaxed) == GATE_OPEN
     }
 
@@ -446,6 +465,8 @@ impl BackendState {
         let mut passive = self.passive();
         let is_out = self.line.gate.load(Relaxed) != GATE_OPEN;
         let verdict = match on_trial && is_out {
+            // One of several silent trials, of which another has failed before.
+            true if outcome == Outcome::Failure && self.gate(now_ms) == Gate::Shut => Verdict::Keep,
             true => passive.record_trial(now_ms, of, outcome, rng),
             // Sessions picked before the ejection still report; they tell nothing new and must not lengthen it.
             false if is_out => Verdict::Keep,
@@ -481,6 +502,9 @@ const SILENT_TRIAL_MS: u64 = 1_000;
 /// The kernel is asked about a backend at most so often: half a microsecond a call, for numbers that nobody waits for.
 const KERNEL_PAUSE_MS: u64 = 1_000;
 const GATE_OPEN: u64 = 0;
+/// A trial that keeps others from trying until it is over.
 const GATE_ON_TRIAL: u64 = u64::MAX;
+/// Marks the time up to which a trial does.
+const GATE_TRYING: u64 = 1 << 63;
 /// An ejection that ended at the first millisecond of the epoch: due since ever.
 const GATE_TRIAL_DUE: u64 = 1;

@@ -28,8 +28,10 @@ pub(crate) struct Line {
     failure: AtomicU64,
     /// Sessions that it was given lately (f32), and the low half of the time of the last one.
     given: AtomicU64,
-    /// Smallest recent round trip, in f32 microseconds; 0 unknown.
-    base: AtomicU32,
+    /// Smallest recent connect, in f32 microseconds; 0 unknown.
+    connect: AtomicU32,
+    /// Smallest recent answer in a flow of datagrams, in f32 microseconds; 0 unknown.
+    reply: AtomicU32,
     sampled_ms: AtomicU32,
     /// The last answer, or when turns in flight rose from none.
     progress_ms: AtomicU32,
@@ -48,15 +50,27 @@ pub(crate) struct Observation {
 impl Line {
     /// Takes a connect time.
     pub(crate) fn saw_connect(&self, took_us: f32) {
-        let took_us = took_us.max(1.0);
-        let base = self.base_us();
-        let next = if base == 0.0 || took_us < base { took_us } else { base + BASE_DRIFT * (took_us - base) };
-        self.base.store(next.to_bits(), Relaxed);
+        least_of(&self.connect, took_us, CONNECT_DRIFT);
     }
 
-    /// Smallest recent round trip in microseconds; 0 while unknown.
+    /// Takes the time of an answer in a flow of datagrams, which has no connect to learn the distance from.
+    pub(crate) fn saw_reply(&self, took_us: f32) {
+        least_of(&self.reply, took_us, REPLY_DRIFT);
+    }
+
+    /// Smallest recent connect in microseconds: no answer can be much faster. 0 while unknown.
+    pub(crate) fn connect_us(&self) -> f32 {
+        f32::from_bits(self.connect.load(Relaxed))
+    }
+
+    /// What is taken for the round trip without load, in microseconds: the smallest recent connect, if only of a check;
+    /// without any a share of the smallest answer. 0 while unknown.
+    #[inline]
     pub(crate) fn base_us(&self) -> f32 {
-        f32::from_bits(self.base.load(Relaxed))
+        match self.connect_us() {
+            0.0 => REPLY_SHARE * f32::from_bits(self.reply.load(Relaxed)),
+            base => base,
+        }
     }
 
     /// Takes an answer; returns its time without the network, outliers clipped.
@@ -149,6 +163,40 @@ impl Line {
     }
 }
 
+/// The share of outcomes that were good among the last thousand, in one word: an f32 and how many were seen.
+#[derive(Debug, Default)]
+pub(crate) struct Share(AtomicU64);
+
+impl Share {
+    /// Takes an outcome. *Cost*: one load where all of the last were good and this one is.
+    pub(crate) fn saw(&self, good: bool) {
+        let packed = self.0.load(Relaxed);
+        let (share, seen) = (f32::from_bits((packed >> 32) as u32), packed as u32);
+        if good && share == 1.0 && seen >= SHARE_OF {
+            return;
+        }
+        let seen = (seen + 1).min(SHARE_OF);
+        let next = share + (f32::from(u8::from(good)) - share) / seen as f32;
+        // Else it would come ever nearer and never arrive.
+        let next = if next > SHARE_WHOLE { 1.0 } else { next };
+        // A lost race is a lost outcome.
+        let _kept =
+            self.0.compare_exchange(packed, u64::from(next.to_bits()) << 32 | u64::from(seen), Relaxed, Relaxed);
+    }
+
+    /// The share; 0 before the first outcome.
+    pub(crate) fn get(&self) -> f32 {
+        f32::from_bits((self.0.load(Relaxed) >> 32) as u32)
+    }
+}
+
+/// Moves a minimum: down at once, up by a share of what was more.
+fn least_of(least: &AtomicU32, took_us: f32, drift: f32) {
+    let (took_us, known) = (took_us.max(1.0), f32::from_bits(least.load(Relaxed)));
+    let next = if known == 0.0 || took_us < known { took_us } else { known + drift * (took_us - known) };
+    least.store(next.to_bits(), Relaxed);
+}
+
 /// An exponentially weighted mean in one word: an f32 and the time of its last sample. Used for what all workers share.
 #[derive(Debug, Default)]
 pub(crate) struct Mean(AtomicU64);
@@ -206,7 +254,15 @@ fn unpack(packed: u64) -> (f32, f32) {
 }
 
 /// How far a connect that took longer moves the base: a route that became longer is believed after some hundred.
-const BASE_DRIFT: f32 = 0.01;
+const CONNECT_DRIFT: f32 = 0.01;
+/// The same of answers, of which nearly all take longer than the least.
+const REPLY_DRIFT: f32 = 0.0005;
+/// What of the smallest answer is taken for the network. Network and work are in it in unknown parts; taken whole,
+/// machines that always take equally long would all be infinitely fast.
+const REPLY_SHARE: f32 = 0.5;
+/// Outcomes that a share is of, and what is as good as all of them.
+const SHARE_OF: u32 = 1_024;
+const SHARE_WHOLE: f32 = 0.9995;
 /// An answer counts as at most this many times the estimate, once there are enough to estimate. One slow request of a
 /// heavy tail says little about the next; unclipped it cost a fifth of the median.
 const CLIP: f32 = 4.0;
@@ -260,6 +316,31 @@ mod tests {
         assert_eq!(line.base_us(), 400.0);
         line.saw_connect(3_000_400.0);
         assert!(line.base_us() < 31_000.0);
+    }
+
+    #[test]
+    fn without_a_connect_half_of_the_smallest_answer_is_the_base_until_a_check_knows_better() {
+        let line = Line::default();
+        line.saw_reply(6_000.0);
+        line.saw_reply(4_000.0);
+        assert_eq!((line.base_us(), line.connect_us()), (2_000.0, 0.0));
+        (0..1_000).for_each(|_| line.saw_reply(8_000.0));
+        assert!((2_700.0..2_900.0).contains(&line.base_us()), "a longer way is believed slowly: {}", line.base_us());
+        line.saw_connect(300.0);
+        assert_eq!((line.base_us(), line.connect_us()), (300.0, 300.0));
+    }
+
+    #[test]
+    fn a_share_is_a_mean_at_first_and_forgets_after_a_thousand() {
+        let share = Share::default();
+        [false, true, true, true].iter().for_each(|&good| share.saw(good));
+        assert_eq!(share.get(), 0.75);
+        (0..20_000).for_each(|_| share.saw(true));
+        assert_eq!(share.get(), 1.0);
+        (0..100).for_each(|_| share.saw(false));
+        assert!((0.9..0.92).contains(&share.get()), "{}", share.get());
+        (0..2_000).for_each(|_| share.saw(false));
+        assert!(share.get() < 0.2);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::{Backend, ConnectFailure, Rng, Sample, Zone};
+use crate::flow::Flow;
+use crate::{Backend, ConnectFailure, Rng, Sample, TurnClass, Zone};
 
 /// Why a backend was picked; the `reason` of `dislocate_picks_total` and of the session record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,11 +21,14 @@ pub enum PickReason {
     Panic,
     /// From a higher level, because no lower one had a backend to pick.
     Backup,
+    /// Not the policy's choice: the client's connection id named it.
+    Affinity,
 }
 
 impl PickReason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 6] = [Self::Local, Self::Spill, Self::Retry, Self::Trial, Self::Panic, Self::Backup];
+    pub const ALL: [Self; 7] =
+        [Self::Local, Self::Spill, Self::Retry, Self::Trial, Self::Panic, Self::Backup, Self::Affinity];
 
     /// The name in every output.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +39,7 @@ impl PickReason {
             Self::Trial => "trial",
             Self::Panic => "panic",
             Self::Backup => "backup",
+            Self::Affinity => "affinity",
         }
     }
 }
@@ -49,14 +54,16 @@ pub struct Lease {
     /// What the backend was chosen for; 0 under policies without a score.
     score: f32,
     connecting: bool,
-    on_trial: bool,
+    pub(crate) on_trial: bool,
+    /// Of a flow of datagrams only.
+    pub(crate) flow: Option<Flow>,
     /// Whether its end may be what a waiting session waits for.
     counted: bool,
     in_turn: bool,
     /// Load of the backend, apart from this session, when its turn began.
     load: f32,
     /// When the turn began.
-    turn_ms: u64,
+    pub(crate) turn_ms: u64,
 }
 
 /// What a pick decided, before it is counted.
@@ -87,6 +94,7 @@ impl Lease {
             score: grant.score,
             connecting: true,
             on_trial: grant.on_trial,
+            flow: None,
             counted: grant.capacity > 0,
             in_turn: false,
             load: 0.0,
@@ -114,15 +122,19 @@ impl Lease {
         (self.score > 0.0).then_some(self.score)
     }
 
-    /// The round trip to the backend without load, for [`Turns`](crate::Turns); 0 while unknown.
+    /// The round trip to the backend without load, for [`Turns`](crate::Turns): that of connects, since what is learned
+    /// from answers cannot say which answers are too soon. 0 while unknown.
     pub fn base_us(&self) -> u32 {
-        self.backend.state().line.base_us() as u32
+        self.backend.state().line.connect_us() as u32
     }
 
     /// The connection is established, `took` after it was begun.
     pub fn connected(&mut self, now_ms: u64, took: Duration, rng: &mut Rng) {
         let on_trial = std::mem::take(&mut self.on_trial);
         self.on_trial = self.backend.state().connected(now_ms, took, on_trial, rng);
+        if on_trial && !self.on_trial {
+            self.backend.pool().service().changed();
+        }
         self.end_connecting();
     }
 
@@ -135,11 +147,18 @@ impl Lease {
         self.backend.state().line.turn_began(now_ms);
     }
 
-    /// The backend answered.
+    /// The backend answered. In a flow of datagrams its distance is learned from that, there being no connect.
     pub fn turn_ended(&mut self, sample: Sample, now_ms: u64) {
         if !self.end_turn() {
-            // A banner: nobody counted the wait for it.
+            // A banner, or an answer after the client was given up on: nobody counted the wait for it.
             self.load = self.load_without_us(now_ms);
+        }
+        if let Some(flow) = &mut self.flow {
+            flow.answered();
+            self.backend.pool().service().replies.saw(true);
+            if sample.class != TurnClass::Untimed {
+                self.backend.state().line.saw_reply(sample.took_us as f32);
+            }
         }
         let on_trial = std::mem::take(&mut self.on_trial);
         if self.backend.answered(sample, self.load, now_ms, on_trial) {
@@ -175,7 +194,7 @@ impl Lease {
         self.backend.state().failed(now_ms, failure, std::mem::take(&mut self.on_trial), rng)
     }
 
-    fn blame(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
+    pub(crate) fn blame(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
         let ejected = self.backend.state().unanswered(now_ms, std::mem::take(&mut self.on_trial), rng);
         if ejected {
             self.backend.pool().service().changed();
@@ -189,7 +208,7 @@ impl Lease {
         crate::latency::load(line, duty, 1, now_ms)
     }
 
-    fn end_turn(&mut self) -> bool {
+    pub(crate) fn end_turn(&mut self) -> bool {
         let was = std::mem::take(&mut self.in_turn);
         if was {
             self.backend.state().turn_over();
@@ -197,7 +216,7 @@ impl Lease {
         was
     }
 
-    fn end_connecting(&mut self) {
+    pub(crate) fn end_connecting(&mut self) {
         if std::mem::take(&mut self.connecting) {
             self.backend.state().connecting_ended();
         }

@@ -26,17 +26,31 @@
 //!     └ Refuse          close
 //! ```
 //!
+//! One that carries flows of datagrams does the same with these differences:
+//!
+//! ```text
+//!   the socket exists               lease.opened(now_ms), Turns::new(now_us, lease.base_us())
+//!   it was refused (ICMP)           set.connect_failed(lease, now_ms, failure, rng), however long it had worked
+//!   no reply for reply_timeout      turns.gave_up(), lease.silent(now_ms, rng)
+//!   a new set, or set.changes()     set.keeps(lease.backend(), now_ms): whether the flow may go on
+//!   a connection id names a server  set.by_server_id(id), set.take(backend, now_ms) in place of a pick
+//! ```
+//!
 //! [`BackendSet::explain`] says what a pick would do and why, [`BackendSet::candidate`] and [`BackendSet::zones`] what
 //! metrics show of it.
 #![forbid(unsafe_code)]
 
 mod address;
+mod affinity;
 mod backend;
 mod budget;
 mod epoch;
 mod estimate;
 mod explain;
 mod facts;
+mod flow;
+#[cfg(test)]
+mod flow_tests;
 mod hash;
 mod histogram;
 mod latency;
@@ -59,6 +73,7 @@ mod set;
 mod turns;
 
 pub use address::{Address, ParseAddressError, Zone};
+pub use affinity::Keep;
 pub use backend::{Backend, BackendState, ConnectFailure, Endpoint, Standing};
 pub use budget::RetryBudget;
 pub use epoch::Epoch;

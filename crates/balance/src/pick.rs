@@ -112,7 +112,8 @@ impl BackendSet {
         Pick::Refuse
     }
 
-    /// Reports that a connection failed by the backend's doing. Returns whether that ejected the backend, for the log.
+    /// Reports that a connection failed by the backend's doing, or that datagrams of a flow were refused (ICMP), also of
+    /// one that worked until then. Returns whether that ejected the backend, for the log.
     pub fn connect_failed(&self, lease: Lease, now_ms: u64, failure: ConnectFailure, rng: &mut Rng) -> bool {
         let ejected = lease.failed(now_ms, failure, rng);
         if ejected {

@@ -23,6 +23,7 @@ fn endpoint(n: u8) -> Endpoint {
         zone: Zone::default(),
         priority: 0,
         facts: Facts::default(),
+        server_id: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::backend::BackendState;
+use crate::estimate::Share;
 use crate::hash::Maglev;
 use crate::pool::{Pool, SWEEP_MOST, Sweep};
 use crate::queue::Turnstile;
@@ -81,6 +82,8 @@ pub struct BackendSet {
     /// Sorted by level, then address: the order is part of what hashing proxies agree on.
     backends: Vec<Arc<Backend>>,
     levels: Vec<Level>,
+    /// Those that have a server id, sorted by it.
+    named: Vec<u32>,
     review: Review,
     shared: Arc<Shared>,
 }
@@ -110,6 +113,8 @@ pub(crate) struct Shared {
     pub(crate) turnstile: Turnstile,
     /// Share of its sessions' time that a backend works for them, in f32; 0 is none known, and stands for all of it.
     duty: AtomicU32,
+    /// How many of the questions in its flows of datagrams are answered.
+    pub(crate) replies: Share,
     /// When the pools last learned, and for which set.
     learned_ms: AtomicU64,
 }
@@ -118,6 +123,11 @@ impl Shared {
     /// A backend was ejected or readmitted.
     pub(crate) fn changed(&self) {
         self.events.fetch_add(1, Relaxed);
+    }
+
+    /// How often that happened.
+    pub(crate) fn changes(&self) -> u64 {
+        self.events.load(Relaxed)
     }
 
     /// What an open session counts for, as a share of one that waits for an answer.
@@ -172,7 +182,8 @@ impl BackendSet {
         backends.iter().for_each(|backend| crate::round_robin::enter(&shared.clock, backend));
         // A change may bring places.
         shared.turnstile.freed();
-        Self { settings, backends, levels, review, shared }
+        let named = crate::affinity::named(&backends);
+        Self { settings, backends, levels, named, review, shared }
     }
 
     /// The service's name and policy.
@@ -215,6 +226,10 @@ impl BackendSet {
 
     pub(crate) fn levels(&self) -> &[Level] {
         &self.levels
+    }
+
+    pub(crate) fn named(&self) -> &[u32] {
+        &self.named
     }
 
     pub(crate) fn review(&self) -> &Review {

@@ -32,6 +32,8 @@ pub struct Turns {
     /// The network's share of a turn: nothing faster is an answer.
     base_us: u32,
     awaiting: bool,
+    /// Whether the wait for an answer was given up, and none has come since.
+    given_up: bool,
     streaming: bool,
     /// Alternations in a row that no cause explains.
     hasty: u8,
@@ -64,7 +66,7 @@ pub struct Sample {
 
 impl Turns {
     /// The turns of a connection that was established at `now_us` with a backend whose base round trip is `base_us`
-    /// (see [`Lease::base_us`](crate::Lease::base_us)).
+    /// (see [`Lease::base_us`](crate::Lease::base_us)). A flow of datagrams counts as established when its socket exists.
     pub fn new(now_us: u64, base_us: u32) -> Self {
         Self {
             last_client_us: now_us,
@@ -72,6 +74,7 @@ impl Turns {
             last_server_us: 0,
             base_us,
             awaiting: false,
+            given_up: false,
             streaming: false,
             hasty: 0,
             ended: 0,
@@ -95,9 +98,19 @@ impl Turns {
     /// Bytes of the backend came. Returns the answer if they end a turn.
     #[inline]
     pub fn server_bytes(&mut self, now_us: u64) -> Option<Sample> {
-        let answer = if self.awaiting { Some(self.answered(now_us)) } else { self.banner(now_us) };
+        let answer = match () {
+            () if self.given_up => Some(self.came_late(now_us)),
+            () if self.awaiting => Some(self.answered(now_us)),
+            () => self.banner(now_us),
+        };
         self.last_server_us = now_us;
         answer
+    }
+
+    /// The wait for an answer is given up, since datagrams get lost and some deserve none: what the client sends next
+    /// begins a new turn. An answer that still comes is one, but whose it is and how long it took nobody knows.
+    pub fn gave_up(&mut self) {
+        self.given_up |= std::mem::take(&mut self.awaiting);
     }
 
     /// Whether client bytes wait for an answer.
@@ -135,6 +148,11 @@ impl Turns {
         self.hasty = if causal { was.saturating_sub(1) } else { was + 2 };
         self.streaming = self.hasty > HASTY_MOST;
         self.sample(if causal && !self.streaming { self.class() } else { TurnClass::Untimed }, took_us)
+    }
+
+    fn came_late(&mut self, now_us: u64) -> Sample {
+        (self.awaiting, self.given_up) = (false, false);
+        self.sample(TurnClass::Untimed, now_us.saturating_sub(self.last_client_us))
     }
 
     /// Only the first bytes of all are a banner.
@@ -211,6 +229,32 @@ mod tests {
         assert!(!turns.client_bytes(12_000));
         assert!(!turns.client_bytes(14_900));
         assert_eq!(turns.server_bytes(15_000), first(5_000));
+    }
+
+    #[test]
+    fn after_a_wait_that_was_given_up_the_next_bytes_begin_a_turn_and_a_late_answer_is_not_timed() {
+        let mut turns = Turns::new(0, 0);
+        assert!(turns.client_bytes(1_000));
+        turns.gave_up();
+        assert!(!turns.is_awaiting());
+        assert!(turns.client_bytes(6_000_000), "the client asks again");
+        let late = turns.server_bytes(6_000_100).unwrap();
+        assert_eq!(late.class, TurnClass::Untimed, "it may answer the first question or the second");
+        assert!(!turns.is_awaiting());
+        assert!(turns.client_bytes(7_000_000));
+        assert_eq!(turns.server_bytes(7_005_000), later(5_000));
+        turns.gave_up();
+        assert_eq!(turns.server_bytes(7_006_000), None, "nothing was waited for, and nothing given up");
+    }
+
+    #[test]
+    fn a_flow_that_knows_no_distance_takes_every_answer_for_one() {
+        let mut turns = Turns::new(0, 0);
+        for (n, took_us) in [80_000, 40, 30, 200_000, 1, 30, 30, 30, 30].into_iter().enumerate() {
+            let asked_us = (n as u64 + 1) * 1_000_000;
+            turns.client_bytes(asked_us);
+            assert_ne!(turns.server_bytes(asked_us + took_us).unwrap().class, TurnClass::Untimed, "answer {n}");
+        }
     }
 
     #[test]

@@ -20,8 +20,14 @@ fn address(n: usize) -> Address {
 }
 
 fn config(backends: impl IntoIterator<Item = usize>) -> ServiceConfig {
-    let endpoint =
-        |n| Endpoint { address: address(n), weight: 1, zone: Zone::default(), priority: 0, facts: Facts::default() };
+    let endpoint = |n| Endpoint {
+        address: address(n),
+        weight: 1,
+        zone: Zone::default(),
+        priority: 0,
+        facts: Facts::default(),
+        server_id: None,
+    };
     ServiceConfig {
         settings: Settings { policy: Policy::LeastConn, ..Settings::new("web") },
         endpoints: backends.into_iter().map(endpoint).collect(),

@@ -158,6 +158,7 @@ fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
         zone: endpoint.zone.clone(),
         priority: endpoint.priority,
         facts: Facts::default(),
+        server_id: None,
     };
     let settings = Settings {
         policy: service.balance,

@@ -39,7 +39,7 @@ pub fn health(probe: Probe) -> HealthConfig {
 
 pub fn endpoint(address: Address) -> Endpoint {
     let zone = Zone::new("fra/a").expect("a zone's name");
-    Endpoint { address, weight: 1, zone, priority: 0, facts: Facts::default() }
+    Endpoint { address, weight: 1, zone, priority: 0, facts: Facts::default(), server_id: None }
 }
 
 pub fn http(path: &str, expect: RangeInclusive<u16>) -> Probe {

@@ -239,6 +239,7 @@ mod tests {
             zone: Zone::new(zone).unwrap(),
             priority: 0,
             facts: Facts::default(),
+            server_id: None,
         };
         let settings = Settings { policy, home: Zone::new("here").unwrap(), ..Settings::new("app") };
         BackendSet::new(settings, vec![endpoint(1, 0, "here"), endpoint(2, 1, "there"), endpoint(3, 1, "here")])
