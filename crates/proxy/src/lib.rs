@@ -11,6 +11,8 @@ mod accept;
 mod bind;
 mod connect;
 mod flow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod leg;
 mod limits;
 mod line;
@@ -35,4 +37,7 @@ pub use proxy::{ListenerSpec, ListenerView, Options, Prepared, Proxy, SessionLis
 pub use record::{Peer, Reason, Record, RecordSink};
 pub use session::SessionView;
 pub use stats::{CrossZone, ListenerStats};
-pub use udp::{Draining, Networks, SendProxy, UdpSettings, Unproven};
+pub use udp::{
+    ConnectionId, ConnectionIds, Draining, InvalidQuicLb, LearnedIds, Networks, QuicLb, SendProxy, ServerId,
+    UdpSettings, Unproven,
+};

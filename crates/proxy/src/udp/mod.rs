@@ -8,9 +8,10 @@
 #![allow(dead_code)]
 
 mod batch;
-mod proxy_header;
-mod quic;
+pub(crate) mod proxy_header;
+pub(crate) mod quic;
 mod settings;
 mod table;
 
+pub use quic::{ConnectionId, ConnectionIds, InvalidQuicLb, LearnedIds, QuicLb, ServerId};
 pub use settings::{Draining, Networks, SendProxy, UdpSettings, Unproven};

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::ConnectionIds;
+
 /// What a listener of datagrams and its service need beside what every listener needs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UdpSettings {
@@ -18,6 +20,9 @@ pub struct UdpSettings {
     pub send_proxy: Option<SendProxy>,
     /// Who must say by a PROXY header on whose behalf they send; from others none is accepted.
     pub accept_proxy: Networks,
+    /// Whether QUIC's connection ids lead to backends, and how; `None` where clients do not speak QUIC, or never change
+    /// their address.
+    pub connection_ids: Option<ConnectionIds>,
     /// What a source may do until it has shown that it receives what is sent to it.
     pub unproven: Unproven,
 }
