@@ -102,6 +102,8 @@ impl Acceptor {
         Ok(match shard {
             Shard::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
             Shard::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
+            // Of datagrams none is accepted.
+            Shard::Udp(_) | Shard::Datagram(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }
 

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::leg::set_liveness;
+use crate::udp::bind_udp;
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +60,8 @@ fn hint(error: &io::Error) -> &'static str {
 pub(crate) enum Shard {
     Tcp(std::net::TcpListener),
     Unix(UnixListener),
+    Udp(std::net::UdpSocket),
+    Datagram(UnixDatagram),
 }
 
 impl Shard {
@@ -66,6 +69,8 @@ impl Shard {
         Ok(match self {
             Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
             Self::Unix(listener) => Self::Unix(listener.try_clone()?),
+            Self::Udp(socket) => Self::Udp(socket.try_clone()?),
+            Self::Datagram(socket) => Self::Datagram(socket.try_clone()?),
         })
     }
 }
@@ -86,14 +91,15 @@ pub(crate) struct Inherited {
 }
 
 impl Bound {
-    /// Opens `address` for `workers`. A TCP address gets a SO_REUSEPORT socket for each, after one bind without it has
+    /// Opens `address` for `workers`. An inet address gets a SO_REUSEPORT socket for each, after one bind without it has
     /// shown that the address is free: with SO_REUSEPORT a second instance would share the port in silence. A unix path
     /// has one socket, which the workers share.
     pub(crate) fn open(address: &Bind, workers: usize, inherited: Inherited) -> io::Result<Self> {
         match address {
             Bind::Inet(addr) => Self::open_tcp(*addr, workers, inherited),
-            Bind::Unix(path) => Self::open_unix(path, workers),
-            Bind::Udp(_) | Bind::Datagram(_) => Err(io::ErrorKind::Unsupported.into()),
+            Bind::Unix(path) => Self::open_path(address, Shard::Unix(bind_unix(path)?), workers),
+            Bind::Udp(addr) => Self::open_udp(*addr, workers),
+            Bind::Datagram(path) => Self::open_path(address, Shard::Datagram(bind_datagram(path)?), workers),
         }
     }
 
@@ -120,11 +126,26 @@ impl Bound {
         Ok(Self { address: Bind::Inet(addr), shards })
     }
 
-    fn open_unix(path: &Path, workers: usize) -> io::Result<Self> {
-        let first = Shard::Unix(bind_unix(path)?);
+    /// As for TCP, but that what comes before all are bound goes to those that are.
+    fn open_udp(addr: SocketAddr, workers: usize) -> io::Result<Self> {
+        if addr.port() != 0 {
+            bind_udp(addr, false)?;
+        }
+        let mut addr = addr;
+        let mut shards = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let socket = bind_udp(addr, true)?;
+            // A port that the kernel chose for the first is everybody's.
+            addr = socket.local_addr()?;
+            shards.push(Shard::Udp(socket));
+        }
+        Ok(Self { address: Bind::Udp(addr), shards })
+    }
+
+    fn open_path(address: &Bind, first: Shard, workers: usize) -> io::Result<Self> {
         let others: io::Result<Vec<Shard>> = (1..workers).map(|_| first.try_clone()).collect();
         let shards = others?.into_iter().chain([first]).collect();
-        Ok(Self { address: Bind::Unix(path.to_owned()), shards })
+        Ok(Self { address: address.clone(), shards })
     }
 
     /// The address with the port that it really has.
@@ -141,14 +162,14 @@ impl Bound {
     pub(crate) fn inherit(&self, inherited: Inherited) -> io::Result<()> {
         self.shards.iter().try_for_each(|shard| match shard {
             Shard::Tcp(socket) => set_liveness(&SockRef::from(socket), inherited.keepalive, inherited.user_timeout),
-            Shard::Unix(_) => Ok(()),
+            Shard::Unix(_) | Shard::Udp(_) | Shard::Datagram(_) => Ok(()),
         })
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Bind::Unix(path) = &self.address {
+        if let Bind::Unix(path) | Bind::Datagram(path) = &self.address {
             // Somebody may have removed it already, which was the aim.
             let _removed = std::fs::remove_file(path);
         }
@@ -172,20 +193,29 @@ fn bind_tcp(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
 ///
 /// *Errors*: the path is in use, by a process or by another kind of file.
 pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    remove_stale(path)?;
+    remove_stale(path, UnixStream::connect(path).map(drop))?;
     let listener = UnixListener::bind(path)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-/// Removes the socket file that a process which is gone has left; one that answers is in use.
-fn remove_stale(path: &Path) -> io::Result<()> {
+/// The same for a unix datagram socket.
+fn bind_datagram(path: &Path) -> io::Result<UnixDatagram> {
+    remove_stale(path, UnixDatagram::unbound()?.connect(path))?;
+    let socket = UnixDatagram::bind(path)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// Removes the socket file that a process which is gone has left, as connecting to it has `found`; one that answers is
+/// in use.
+fn remove_stale(path: &Path, found: io::Result<()>) -> io::Result<()> {
     use std::os::unix::fs::FileTypeExt;
     match std::fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => Err(io::ErrorKind::AddrInUse.into()),
-        Ok(_) => match UnixStream::connect(path) {
+        Ok(_) => match found {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-            Ok(_) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+            Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -214,16 +244,35 @@ mod tests {
     }
 
     #[test]
+    fn a_udp_port_is_shared_by_the_workers_and_by_nobody_else() {
+        let bound = Bound::open(&Bind::Udp("127.0.0.1:0".parse().unwrap()), 3, INHERITED).unwrap();
+        let Bind::Udp(addr) = *bound.address() else { panic!("a UDP address stays one") };
+        assert_ne!(addr.port(), 0);
+        for shard in bound.shards().unwrap() {
+            let Shard::Udp(socket) = shard else { panic!("UDP has UDP sockets") };
+            assert_eq!(socket.local_addr().unwrap(), addr);
+            assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
+        let second = Bound::open(bound.address(), 1, INHERITED).unwrap_err();
+        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        assert!(Bound::open(&Bind::Inet(addr), 1, INHERITED).is_ok(), "TCP has ports of its own");
+    }
+
+    #[test]
     fn a_stale_unix_path_is_taken_over_and_a_live_one_is_not() {
         let dir = std::env::temp_dir().join(format!("dislocate-bind-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("x.sock");
-        drop(UnixListener::bind(&path).unwrap());
-        let bound = Bound::open(&Bind::Unix(path.clone()), 2, INHERITED).unwrap();
-        let second = Bound::open(&Bind::Unix(path.clone()), 2, INHERITED).unwrap_err();
-        assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
-        drop(bound);
-        assert!(!path.exists(), "the path goes with the listener");
+        for (bind, other) in [(Bind::Unix as fn(_) -> _, Bind::Datagram as fn(_) -> _), (Bind::Datagram, Bind::Unix)] {
+            drop(UnixListener::bind(&path).unwrap());
+            let bound = Bound::open(&bind(path.clone()), 2, INHERITED).unwrap();
+            for second in [bind(path.clone()), other(path.clone())] {
+                let refused = Bound::open(&second, 2, INHERITED).unwrap_err();
+                assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{second} is taken");
+            }
+            drop(bound);
+            assert!(!path.exists(), "the path goes with the listener");
+        }
         std::fs::write(&path, "a file").unwrap();
         assert!(Bound::open(&Bind::Unix(path), 1, INHERITED).is_err(), "a file is nobody's socket");
         std::fs::remove_dir_all(&dir).unwrap();

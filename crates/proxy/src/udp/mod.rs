@@ -10,8 +10,12 @@
 mod batch;
 pub(crate) mod proxy_header;
 pub(crate) mod quic;
+mod send;
 mod settings;
+mod socket;
 mod table;
+mod train;
 
 pub use quic::{ConnectionId, ConnectionIds, InvalidQuicLb, LearnedIds, QuicLb, ServerId};
 pub use settings::{Draining, Networks, SendProxy, UdpSettings, Unproven};
+pub(crate) use socket::bind_udp;
