@@ -8,11 +8,16 @@ mod args;
 mod bulk;
 mod idle;
 mod net;
+mod on_the_way;
 mod outcome;
 mod requests;
 mod serve;
 mod short;
 mod startup;
+mod udp;
+mod udp_exchange;
+mod udp_flows;
+mod udp_serve;
 
 use std::io;
 use std::process::ExitCode;
@@ -32,7 +37,15 @@ usage: load COMMAND [--OPTION VALUE]...
   idle      --targets A,B,... --sources IP,... --connections N
             one exchange on each, then holds them until its standard input closes
   startup   --target A --timeout S -- COMMAND [ARGUMENT]...
-            from spawning the command to the first byte echoed through it";
+            from spawning the command to the first byte echoed through it
+
+  udp-serve     --addresses A,B,... [--segment BYTES]
+                an echo; with a segment size trains of such segments come and go whole (GRO and GSO)
+  udp-exchange  --targets A,B,... --flows N --bytes B --seconds S (--window W | --rate R) [--segments 1] [--count N]
+                datagrams there and back: on every flow W messages on the way, or R messages a second over all flows; a
+                message is a train of so many segments
+  udp-flows     --targets A,B,... --concurrency N --seconds S [--count N] [--hold yes]
+                one datagram there and back from ever new sources; holds the flows until its standard input closes";
 
 fn main() -> ExitCode {
     match run() {
@@ -58,6 +71,9 @@ fn run() -> io::Result<()> {
         "short" => short::run(&args),
         "idle" => idle::run(&args),
         "startup" => startup::run(&args),
+        "udp-serve" => udp_serve::run(&args),
+        "udp-exchange" => udp_exchange::run(&args),
+        "udp-flows" => udp_flows::run(&args),
         other => Err(args::wrong(format!("unknown command `{other}`"))),
     }
 }

@@ -11,6 +11,8 @@ pub struct Outcome {
     pub bytes: u64,
     /// Operations that failed, and connections that broke.
     pub errors: u64,
+    /// Datagrams that no answer came to; they are no errors.
+    pub lost: u64,
     /// From the first connect to the last answer.
     pub elapsed: Duration,
     /// One per operation, in nanoseconds. Kept whole, so that the percentiles are exact.
@@ -34,6 +36,7 @@ impl Outcome {
         self.operations += other.operations;
         self.bytes += other.bytes;
         self.errors += other.errors;
+        self.lost += other.lost;
         self.elapsed = self.elapsed.max(other.elapsed);
         self.latencies.extend(other.latencies);
         self
@@ -43,10 +46,11 @@ impl Outcome {
     pub fn print(mut self) {
         self.latencies.sort_unstable();
         println!(
-            "{{\"operations\":{},\"bytes\":{},\"errors\":{},\"seconds\":{:.6},\"p50_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1},\"max_us\":{:.1}}}",
+            "{{\"operations\":{},\"bytes\":{},\"errors\":{},\"lost\":{},\"seconds\":{:.6},\"p50_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1},\"max_us\":{:.1}}}",
             self.operations,
             self.bytes,
             self.errors,
+            self.lost,
             self.elapsed.as_secs_f64(),
             self.percentile_micros(0.5),
             self.percentile_micros(0.99),
@@ -93,12 +97,12 @@ mod tests {
     #[test]
     fn threads_add_up_but_their_time_does_not() {
         let second = Duration::from_secs(1);
-        let one = Outcome { operations: 3, bytes: 10, errors: 1, elapsed: second, latencies: vec![5] };
-        let other = Outcome { operations: 4, bytes: 20, errors: 0, elapsed: second * 2, latencies: vec![6] };
+        let one = Outcome { operations: 3, bytes: 10, errors: 1, lost: 2, elapsed: second, latencies: vec![5] };
+        let other = Outcome { operations: 4, bytes: 20, errors: 0, lost: 3, elapsed: second * 2, latencies: vec![6] };
 
         let both = one.merge(other);
 
-        assert_eq!((both.operations, both.bytes, both.errors), (7, 30, 1), "counts add up");
+        assert_eq!((both.operations, both.bytes, both.errors, both.lost), (7, 30, 1, 5), "counts add up");
         assert_eq!(both.elapsed, second * 2, "they ran at the same time");
         assert_eq!(both.latencies.len(), 2, "every latency is kept");
     }
