@@ -31,6 +31,11 @@ class Load:
     direct: bool
     # Seconds a sample takes besides the measured time; only for the estimate at the start.
     overhead: float
+    # Measured times in a sample, likewise.
+    parts: float = 1
+    protocol: str = "tcp"
+    # Whether it offers rates that `udp.calibrate` has to find first.
+    calibrated: bool = False
 
 
 @dataclass
@@ -245,6 +250,7 @@ LOADS = [
         ("memory",),
         False,
         2.0,
+        0,
     ),
     Load(
         "startup",
@@ -254,6 +260,7 @@ LOADS = [
         ("startup",),
         False,
         0.2,
+        0,
     ),
     Load(
         "reload",
@@ -271,6 +278,7 @@ LOADS = [
         (),
         False,
         3.6,
+        0,
     ),
 ]
 

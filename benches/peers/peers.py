@@ -1,7 +1,8 @@
 """What is measured: each proxy's configuration, command line and way of reloading.
 
 The configurations are the files in `config/`. In them `@NAME@` stands for a value, and a line that names a backend is
-repeated once for each backend.
+repeated once for each backend. A line behind `@LASTING@` or `@BRIEF@` is there only while UDP flows are to last, or to
+end after one answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CONFIG = Path(__file__).parent / "config"
+MARK = {"lasting": "@LASTING@ ", "brief": "@BRIEF@ "}
 DIRECT = "direct"
 
 
@@ -36,11 +38,17 @@ class Setup:
     listen: Address
     threads: int
     descriptors: int
+    protocol: str = "tcp"
+    # UDP only: a flow is over after one datagram each way.
+    brief: bool = False
 
     @property
     def connections(self) -> int:
-        """Two descriptors a connection, and some for pipes and the rest, have to fit the descriptor limit."""
-        return (self.descriptors - 1000) // 3
+        """Two descriptors a connection, and some for pipes and the rest, have to fit the descriptor limit.
+
+        A UDP flow takes one.
+        """
+        return self.descriptors - 2000 if self.protocol == "udp" else (self.descriptors - 1000) // 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Peer:
 
     name: str
     templates: tuple[str, ...]
+    # The same for UDP; empty: it cannot forward UDP.
+    udp_templates: tuple[str, ...]
     command: Callable[[Setup], list[str]]
     # Where reloading needs another way of running (HAProxy's master process), which nothing else is measured with.
     reloadable: Callable[[Setup], list[str]]
@@ -58,11 +68,19 @@ class Peer:
 
     def write(self, setup: Setup, backends: list[Address]) -> None:
         """Puts the configuration in place, each file by a rename, as a proxy that watches it needs."""
-        for template in self.templates:
-            target = setup.directory / template.removesuffix(".in")
+        for template in self.udp_templates if setup.protocol == "udp" else self.templates:
+            target = setup.directory / template.removesuffix(".in").replace("-udp", "")
             text = render((CONFIG / template).read_text(), setup, backends)
             target.with_suffix(".new").write_text(text)
             target.with_suffix(".new").rename(target)
+
+    def forwards(self, protocol: str) -> bool:
+        """Whether it can do `tcp` or `udp` at all."""
+        return protocol == "tcp" or bool(self.udp_templates)
+
+    def program(self) -> str:
+        """What its command lines start with."""
+        return self.version[0]
 
     def reload(self, setup: Setup, backends: list[Address], pid: int) -> None:
         """Changes the backends of the running proxy."""
@@ -85,6 +103,10 @@ def render(text: str, setup: Setup, backends: list[Address]) -> str:
     }
     lines: list[str] = []
     for line in text.splitlines():
+        if MARK["lasting" if setup.brief else "brief"] in line:
+            continue
+        for mark in MARK.values():
+            line = line.replace(mark, "")
         if "@BACKEND" not in line:
             lines.append(line)
             continue
@@ -102,11 +124,19 @@ def all_peers(dislocate: Path, envoy: Path) -> list[Peer]:
     return [
         _haproxy("haproxy", "haproxy-stock.cfg"),
         _haproxy("haproxy-tuned", "haproxy-tuned.cfg"),
-        _simple("nginx", ("nginx.conf.in",), _nginx, signal.SIGHUP, ["nginx", "-v"]),
-        _simple("envoy", ("envoy-clusters.yaml.in", "envoy.yaml.in"), _envoy(envoy), None, [str(envoy), "--version"]),
+        _simple("nginx", ("nginx.conf.in",), ("nginx-udp.conf.in",), _nginx, signal.SIGHUP, ["nginx", "-v"]),
+        _simple(
+            "envoy",
+            ("envoy-clusters.yaml.in", "envoy.yaml.in"),
+            ("envoy-clusters.yaml.in", "envoy-udp.yaml.in"),
+            _envoy(envoy),
+            None,
+            [str(envoy), "--version"],
+        ),
         _simple(
             "dislocate",
             ("dislocate.toml.in",),
+            ("dislocate-udp.toml.in",),
             lambda setup: [str(dislocate), "run", "-c", str(setup.directory / "dislocate.toml")],
             signal.SIGHUP,
             [str(dislocate), "--version"],
@@ -125,18 +155,19 @@ def version(peer: Peer) -> str:
 def _simple(
     name: str,
     templates: tuple[str, ...],
+    udp_templates: tuple[str, ...],
     command: Callable[[Setup], list[str]],
     reload_signal: signal.Signals | None,
     version_command: list[str],
 ) -> Peer:
-    return Peer(name, templates, command, command, reload_signal, version_command)
+    return Peer(name, templates, udp_templates, command, command, reload_signal, version_command)
 
 
 def _haproxy(name: str, config: str) -> Peer:
     def command(*options: str) -> Callable[[Setup], list[str]]:
         return lambda setup: ["haproxy", *options, "-f", str(setup.directory / config)]
 
-    return Peer(name, (f"{config}.in",), command("-db"), command("-W"), signal.SIGUSR2, ["haproxy", "-v"])
+    return Peer(name, (f"{config}.in",), (), command("-db"), command("-W"), signal.SIGUSR2, ["haproxy", "-v"])
 
 
 def _nginx(setup: Setup) -> list[str]:

@@ -134,6 +134,30 @@ def memory_bytes(root: int) -> int:
     return total
 
 
+def limit_descriptors(limit: int) -> None:
+    """Sets what processes started from here may open, as far as this one may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, hard), hard))
+
+
+def allow_descriptors(limit: int) -> int:
+    """Raises what may be set above, which needs a privilege; what it is then, at most `limit`."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < limit:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, limit))
+            hard = limit
+    return min(hard, limit)
+
+
+def kernel_bytes() -> int:
+    """Small objects of the kernel, sockets among them. Of the whole machine: what others do is in it."""
+    for line in (PROC / "meminfo").read_text().splitlines():
+        if line.startswith("Slab:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def descriptors(root: int) -> int:
     """Open descriptors of the family."""
     total = 0

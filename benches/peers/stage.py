@@ -8,11 +8,11 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from peers import Address, Peer, Setup
-from processes import Failed, running, wait_until
+from processes import Failed, limit_descriptors, running, wait_until
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,11 @@ class Options:
     threads: int
     bulk_load_threads: int
     descriptors: int
+    # UDP flows are held by the ten thousand.
+    udp_descriptors: int
     port: int
+    # UDP: the highest rate a peer carries, in round trips a second, by the size of a datagram; see `udp.calibrate`.
+    carried: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -36,11 +40,17 @@ class Stage:
     # The proxy, or None for the direct path.
     peer: Peer | None
     number: int
+    protocol: str = "tcp"
+    # UDP: flows end after one answer.
+    brief: bool = False
 
     @property
     def setup(self) -> Setup:
         """What the proxy's configuration is filled from."""
-        return Setup(self.directory, self._address(0, 100), self.options.threads, self.options.descriptors)
+        descriptors = self.options.udp_descriptors if self.protocol == "udp" else self.options.descriptors
+        return Setup(
+            self.directory, self._address(0, 100), self.options.threads, descriptors, self.protocol, self.brief
+        )
 
     @property
     def directory(self) -> Path:
@@ -65,11 +75,21 @@ class Stage:
     @contextlib.contextmanager
     def backend(self, kind: str, threads: int = 1) -> Iterator[Path]:
         """Runs the backends; after the block their log ends with the connections each address has accepted."""
+        with self._serving("serve", "--kind", kind, "--threads", str(threads)) as log:
+            yield log
+
+    @contextlib.contextmanager
+    def udp_backend(self, segment: int | None = None) -> Iterator[Path]:
+        """The same for UDP: an echo that takes and gives trains of segments whole, if their size is given."""
+        with self._serving("udp-serve", *(["--segment", str(segment)] if segment else [])) as log:
+            yield log
+
+    @contextlib.contextmanager
+    def _serving(self, *words: str) -> Iterator[Path]:
         shutil.rmtree(self.directory, ignore_errors=True)
         self.directory.mkdir(parents=True)
         log = self.directory / "backend.log"
-        command = [str(self.options.load), "serve", "--kind", kind, "--threads", str(threads)]
-        command += ["--addresses", ",".join(map(str, self.backends))]
+        command = [str(self.options.load), *words, "--addresses", ",".join(map(str, self.backends))]
         with running(command, log, stdin=subprocess.PIPE) as process:
             wait_until(lambda: log.read_text().startswith("ready"), 5, "start of the backends")
             yield log
@@ -79,15 +99,17 @@ class Stage:
 
     @contextlib.contextmanager
     def proxy(self, backends: list[Address] | None = None, reloadable: bool = False) -> Iterator[int]:
-        """Runs the proxy, or nothing for the direct path (0), and waits until it accepts."""
+        """Runs the proxy, or nothing for the direct path (0), and waits until something comes back through it."""
         if self.peer is None:
             yield 0
             return
         self.peer.write(self.setup, backends or self.backends)
+        limit_descriptors(self.setup.descriptors)
         command = self.peer.reloadable(self.setup) if reloadable else self.peer.command(self.setup)
         with running(command, self.directory / "proxy.log") as process:
             try:
-                wait_until(lambda: process.poll() is not None or self._accepts(), 10, f"start of {self.peer.name}")
+                ready = self._answers if self.protocol == "udp" else self._accepts
+                wait_until(lambda: process.poll() is not None or ready(), 10, f"start of {self.peer.name}")
                 if process.poll() is not None:
                     raise Failed(f"{self.peer.name} ended with {process.returncode}")
             except Failed as failed:
@@ -117,6 +139,16 @@ class Stage:
         except OSError:
             return False
         return True
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(0.05)
+            try:
+                client.connect((self.setup.listen.host, self.setup.listen.port))
+                client.send(b"?")
+                return client.recv(2) == b"?"
+            except OSError:
+                return False
 
 
 def measured(output: str, errors: str) -> dict[str, float]:

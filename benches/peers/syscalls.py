@@ -16,7 +16,8 @@ OPERATIONS = 200
 def count(stage: Stage, command: str, **arguments: object) -> dict[str, float]:
     """Calls per operation by name, over 200 operations one after the other."""
     table = stage.directory / "strace"
-    with stage.backend("echo"), stage.proxy() as proxy:
+    backend = stage.udp_backend() if stage.protocol == "udp" else stage.backend("echo")
+    with backend, stage.proxy() as proxy:
         settled_cpu_seconds(proxy)
         family = family_of(proxy)
         words = ["strace", "-f", "-c", "-o", str(table)]
@@ -46,6 +47,16 @@ def short(stage: Stage) -> dict[str, float]:
     return count(stage, "short", concurrency=1, sources=stage.sources)
 
 
+def udp_one(stage: Stage) -> dict[str, float]:
+    """Datagrams there and back, one at a time."""
+    return count(stage, "udp-exchange", flows=1, window=1, bytes=64)
+
+
+def udp_many(stage: Stage) -> dict[str, float]:
+    """Eight at a time on one flow: what a proxy takes in batches shows here."""
+    return count(stage, "udp-exchange", flows=1, window=8, bytes=64)
+
+
 def report(title: str, counted: Sequence[tuple[str, dict[str, float]]]) -> str:
     """One table: the sum, then what it is made of, in descending order."""
     lines = [f"### System calls per {title}", "", "| | all | of which |", "| --- | ---: | --- |"]
@@ -54,6 +65,14 @@ def report(title: str, counted: Sequence[tuple[str, dict[str, float]]]) -> str:
         parts = ", ".join(f"{name} {number:.1f}" for name, number in common if number >= 0.05)
         lines.append(f"| {subject} | {sum(calls.values()):.1f} | {parts} |")
     return "\n".join(lines) + "\n"
+
+
+COUNTED = (
+    ("tcp", "short connection", short),
+    ("tcp", "request", requests),
+    ("udp", "UDP round trip (two datagrams), one at a time", udp_one),
+    ("udp", "UDP round trip (two datagrams), eight at a time on one flow", udp_many),
+)
 
 
 def _traced(pid: int) -> bool:

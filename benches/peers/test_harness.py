@@ -13,6 +13,7 @@ from pathlib import Path
 import goals
 import report
 import syscalls
+import udp
 from loads import LOADS
 from peers import CONFIG, Address, Setup, render
 from processes import PROC, cpu_seconds, family_of, running
@@ -29,9 +30,22 @@ class Templates(unittest.TestCase):
             filled = render(template.read_text(), SETUP, BACKENDS)
             with self.subTest(template.name):
                 self.assertNotRegex(filled, "@[A-Z_]+@", "a value was left out")
-                if template.name != "envoy.yaml.in":
+                if template.name not in ("envoy.yaml.in", "envoy-udp.yaml.in"):
                     self.assertIn("127.0.0.2", filled, "the first backend is missing")
                     self.assertIn("5001", filled, "the second backend is missing")
+
+    def test_what_ends_flows_is_there_for_brief_ones_only(self) -> None:
+        for name, ending, lasting in (
+            ("dislocate-udp.toml.in", "replies = 1", 'idle_timeout = "1h"'),
+            ("nginx-udp.conf.in", "proxy_responses 1;", "proxy_timeout 1h;"),
+            ("envoy-udp.yaml.in", "idle_timeout: 0.1s", "idle_timeout: 3600s"),
+        ):
+            for brief, there, away in ((True, ending, lasting), (False, lasting, ending)):
+                setup = dataclasses.replace(SETUP, protocol="udp", brief=brief)
+                filled = render((CONFIG / name).read_text(), setup, BACKENDS)
+                with self.subTest(name, brief=brief):
+                    self.assertIn(there, filled)
+                    self.assertNotIn(away, filled)
 
 
 class Figures(unittest.TestCase):
@@ -63,6 +77,40 @@ class Figures(unittest.TestCase):
         self.assertEqual(goal.verdict(0.75), "reached")
         self.assertEqual(dataclasses.replace(goal, limit=0.5).verdict(0.75), "missed by 50%")
         self.assertEqual(dataclasses.replace(goal, limit=0.7).verdict(0.75), "missed by 7%, within the noise")
+
+
+class Datagrams(unittest.TestCase):
+    """What the loads over UDP work out themselves."""
+
+    def test_a_peer_carries_the_last_rate_before_it_loses(self) -> None:
+        self.assertAlmostEqual(udp.climb(lambda rate: 5.0 if rate > 15_000 else 0.0), 10_000 * udp.STEP**2)
+
+    def test_one_disturbance_ends_no_climb(self) -> None:
+        losses = iter([5.0, 0.0, 5.0, 5.0, 0.0])
+        self.assertAlmostEqual(udp.climb(lambda _: next(losses, 5.0)), 10_000 * udp.STEP**2)
+
+    def test_what_the_client_could_not_send_in_time_is_lost(self) -> None:
+        seen = {"operations": 90.0, "lost": 2.0}
+        self.assertEqual(udp.lost_percent(udp.of_planned(seen, 100)), 10.0)
+
+    def test_the_loss_that_counts_is_a_step_above_the_best_peer(self) -> None:
+        results = report.Results()
+        goal = next(goal for goal in goals.GOALS if goal.text.startswith("UDP, 64 bytes: % lost"))
+        carries = {"nginx": 2, "envoy": 3, "dislocate": 4}
+        for name, last in carries.items():
+            losses = {f"lost{step}": 0.0 if step <= last else 7.0 + step for step in range(len(udp.STEPS))}
+            results.add("udp-rates-64", name, 0, losses)
+        self.assertEqual(goal.measure(results), 0.0, "the step above envoy's")
+        results.add("udp-rates-64", "envoy", 0, dict.fromkeys((f"lost{step}" for step in range(len(udp.STEPS))), 0.0))
+        self.assertIsNone(goal.measure(results), "nothing above the highest step was offered")
+
+    def test_the_direct_path_has_half_the_hops(self) -> None:
+        results = report.Results()
+        goal = next(goal for goal in goals.GOALS if goal.text.startswith("UDP, 1200 bytes, 1 % load"))
+        self.assertIsNone(goal.measure(results), "nothing measured")
+        results.add("udp-low-1200", "direct", 0, {"p99": 50.0})
+        results.add("udp-low-1200", "dislocate", 0, {"p99": 120.0})
+        self.assertEqual(goal.measure(results), 1.2)
 
 
 class Strace(unittest.TestCase):
