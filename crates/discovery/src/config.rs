@@ -38,7 +38,7 @@ pub struct HealthConfig {
 /// Connects every 5 s: often enough to notice a dead backend within 10 s, and rare enough to be no load.
 impl Default for HealthConfig {
     fn default() -> Self {
-        Self { probe: Probe::Tcp, interval: INTERVAL, timeout: TIMEOUT, rise: RISE, fall: FALL }
+        Self { probe: Probe::Tcp { port: None }, interval: INTERVAL, timeout: TIMEOUT, rise: RISE, fall: FALL }
     }
 }
 
@@ -46,15 +46,30 @@ impl Default for HealthConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// Connects, and closes without a word. Left out while real connections prove the same.
-    Tcp,
+    Tcp {
+        /// Another port of the backend's address, where a companion of what serves clients listens.
+        port: Option<u16>,
+    },
     /// Asks for a page by HTTP/1.1 on a fresh connection.
     Http {
+        /// As for `Tcp`.
+        port: Option<u16>,
         /// Path and query, beginning with `/`.
         path: String,
         /// The `Host` header; the backend's address when there is none.
         host: Option<String>,
         /// The statuses that are a success.
         expect: Vec<RangeInclusive<u16>>,
+    },
+    /// Sends a datagram, once more when half of the timeout is over, and waits for a reply. That nobody listens (ICMP) is
+    /// known at once. A unix datagram socket is not asked: it has no address to reply to.
+    Udp {
+        /// As for `Tcp`.
+        port: Option<u16>,
+        /// What is sent.
+        send: Vec<u8>,
+        /// What the reply begins with.
+        expect: Vec<u8>,
     },
     /// Runs a program, not by way of a shell; exit status 0 is a success. It finds the backend in the environment:
     /// `DISLOCATE_SERVICE`, `DISLOCATE_BACKEND` (the whole address), `DISLOCATE_HOST` (IP address or unix path),
@@ -69,11 +84,16 @@ pub enum Probe {
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp => f.write_str("tcp"),
-            Self::Http { path, .. } => write!(f, "http GET {path}"),
+            Self::Tcp { port } => f.write_str("tcp").and_then(|()| on_port(f, *port)),
+            Self::Http { port, path, .. } => write!(f, "http GET {path}").and_then(|()| on_port(f, *port)),
+            Self::Udp { port, .. } => f.write_str("udp").and_then(|()| on_port(f, *port)),
             Self::Exec { command } => write!(f, "exec {}", command.join(" ")),
         }
     }
+}
+
+fn on_port(f: &mut fmt::Formatter<'_>, port: Option<u16>) -> fmt::Result {
+    port.map_or(Ok(()), |port| write!(f, " on port {port}"))
 }
 
 /// Between the 2 s of HAProxy and the 10 s of Kubernetes. Where there is traffic, its own failures are noticed within

@@ -18,6 +18,7 @@ use crate::roster::Job;
 mod exec;
 mod http;
 mod tcp;
+mod udp;
 
 /// What came, in a few words.
 pub(crate) type Detail = Cow<'static, str>;
@@ -40,9 +41,13 @@ pub(crate) enum Trouble {
 pub(crate) async fn run(job: &Job) -> Finding {
     let deadline = Instant::now() + job.health.timeout.min(TIMEOUT_MAX);
     match &job.health.probe {
-        Probe::Tcp => tcp::probe(job, deadline).await,
-        Probe::Http { path, host, expect } => {
-            http::probe(&http::Question { path, host: host.as_deref(), expect }, job, deadline).await
+        Probe::Tcp { port } => tcp::probe(&target(job, *port)?, job, deadline).await,
+        Probe::Http { port, path, host, expect } => {
+            let question = http::Question { to: target(job, *port)?, path, host: host.as_deref(), expect };
+            http::probe(&question, job, deadline).await
+        }
+        Probe::Udp { port, send, expect } => {
+            udp::probe(&udp::Question { to: target(job, *port)?, send, expect }, job, deadline).await
         }
         Probe::Exec { command } => exec::probe(command, job, deadline).await,
     }
@@ -51,9 +56,23 @@ pub(crate) async fn run(job: &Job) -> Finding {
 /// File descriptors that a probe needs at once.
 pub(crate) fn descriptors(probe: &Probe) -> u32 {
     match probe {
-        Probe::Tcp | Probe::Http { .. } => 1,
+        Probe::Tcp { .. } | Probe::Http { .. } | Probe::Udp { .. } => 1,
         // Three times /dev/null while it starts, and the process itself.
         Probe::Exec { .. } => 4,
+    }
+}
+
+/// Where the question goes: to the backend, or to another port of its address.
+fn target(job: &Job, port: Option<u16>) -> Result<Address, Trouble> {
+    match (&job.address, port) {
+        (address, None) => Ok(address.clone()),
+        (Address::Inet(addr), Some(port)) => {
+            // A scope id stays.
+            let mut addr = *addr;
+            addr.set_port(port);
+            Ok(addr.into())
+        }
+        (Address::Unix(_), Some(_)) => Err(Trouble::Ours("a unix path has no ports".into())),
     }
 }
 
@@ -64,13 +83,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Connects, and tells the backend how far away it is: of one without traffic nobody else knows. *Cost*: one allocation
 /// for the box, beside a few system calls.
-async fn connect(job: &Job) -> Result<Box<dyn Stream>, Trouble> {
+async fn connect(to: &Address, job: &Job) -> Result<Box<dyn Stream>, Trouble> {
     let begun = Instant::now();
-    let connected: io::Result<Box<dyn Stream>> = match &job.address {
+    let connected: io::Result<Box<dyn Stream>> = match to {
         Address::Inet(addr) => TcpStream::connect(addr).await.map(|stream| Box::new(stream) as _),
         Address::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as _),
     };
-    let stream = connected.map_err(|error| blame_connect(&error, &job.address))?;
+    let stream = connected.map_err(|error| blame_connect(&error, to))?;
     job.backend.state().probe_connected(begun.elapsed());
     Ok(stream)
 }
@@ -78,7 +97,12 @@ async fn connect(job: &Job) -> Result<Box<dyn Stream>, Trouble> {
 /// Whose doing an error of connect(2) is. Errors that say which of our own resources or rules stood in the way never
 /// count against the backend: otherwise a node that runs out of ports takes all of its backends down.
 fn blame_connect(error: &io::Error, address: &Address) -> Trouble {
-    let text = || Cow::Owned(format!("connect: {error}"));
+    blame("connect", error, address)
+}
+
+/// The same for any step of talking to a backend.
+fn blame(doing: &str, error: &io::Error, address: &Address) -> Trouble {
+    let text = || Cow::Owned(format!("{doing}: {error}"));
     match Errno::from_io_error(error) {
         Some(
             Errno::MFILE

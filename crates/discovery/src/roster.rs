@@ -274,7 +274,7 @@ impl Monitor {
     fn is_proved_by_traffic(&self, health: &HealthConfig, now_ms: u64) -> bool {
         let state = self.backend.state();
         let success_ms = state.last_success_ms();
-        health.probe == Probe::Tcp
+        health.probe == Probe::Tcp { port: None }
             && self.check.active() == Active::Up
             && success_ms > 0
             && now_ms.saturating_sub(success_ms) <= Schedule::new(health.interval).interval_ms()

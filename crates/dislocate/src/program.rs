@@ -179,9 +179,9 @@ fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
 fn health(health: &config::Health) -> Option<HealthConfig> {
     let probe = match &health.probe {
         config::Probe::None => return None,
-        config::Probe::Tcp => discovery::Probe::Tcp,
+        config::Probe::Tcp => discovery::Probe::Tcp { port: None },
         config::Probe::Http { path, host, expect } => {
-            discovery::Probe::Http { path: path.clone(), host: host.clone(), expect: expect.clone() }
+            discovery::Probe::Http { port: None, path: path.clone(), host: host.clone(), expect: expect.clone() }
         }
         config::Probe::Exec { command } => discovery::Probe::Exec { command: command.clone() },
     };

@@ -18,6 +18,7 @@ use crate::roster::Job;
 
 /// What to ask, and what to hear.
 pub(super) struct Question<'a> {
+    pub(super) to: Address,
     pub(super) path: &'a str,
     pub(super) host: Option<&'a str>,
     pub(super) expect: &'a [RangeInclusive<u16>],
@@ -25,8 +26,8 @@ pub(super) struct Question<'a> {
 
 /// A connection of its own for each question: on a kept one the answer may come from a process that no longer accepts.
 pub(super) async fn probe(question: &Question<'_>, job: &Job, deadline: Instant) -> Finding {
-    let request = request(question, &job.address)?;
-    let stream = within(deadline, connect(job), "connect").await?;
+    let request = request(question)?;
+    let stream = within(deadline, connect(&question.to, job), "connect").await?;
     let (response, driver) = within(deadline, ask(stream, request), "http").await?;
     let status = response.status().as_u16();
     // The verdict is known; nothing that happens while we leave changes it.
@@ -37,8 +38,8 @@ pub(super) async fn probe(question: &Question<'_>, job: &Job, deadline: Instant)
     }
 }
 
-fn request(question: &Question<'_>, address: &Address) -> Result<Request<Empty<Bytes>>, Trouble> {
-    let host = match (question.host, address) {
+fn request(question: &Question<'_>) -> Result<Request<Empty<Bytes>>, Trouble> {
+    let host = match (question.host, &question.to) {
         (Some(host), _) => host.to_owned(),
         (None, Address::Inet(addr)) => addr.to_string(),
         (None, Address::Unix(_)) => "localhost".to_owned(),

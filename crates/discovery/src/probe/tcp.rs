@@ -1,13 +1,14 @@
 //! Connects, and takes its leave politely.
 
+use balance::Address;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::{DISCARD_MAX_BYTES, Detail, FAREWELL, Finding, Stream, connect, within};
 use crate::roster::Job;
 
-pub(super) async fn probe(job: &Job, deadline: Instant) -> Finding {
-    let stream = within(deadline, connect(job), "connect").await?;
+pub(super) async fn probe(to: &Address, job: &Job, deadline: Instant) -> Finding {
+    let stream = within(deadline, connect(to, job), "connect").await?;
     // The verdict is known; nothing that happens while we leave changes it.
     let _left_in_time = timeout_at(deadline.min(Instant::now() + FAREWELL), leave(stream)).await;
     Ok(Detail::Borrowed("connected"))

@@ -117,7 +117,7 @@ async fn a_request_names_itself_and_its_host_and_has_a_connection_of_its_own() {
     let (listener, address) = listener().await;
     for (host, expected) in [(None, address.to_string()), (Some("db.example.com".to_owned()), "db.example.com".into())]
     {
-        let probe = Probe::Http { path: "/health?deep=1".into(), host, expect: vec![200..=200] };
+        let probe = Probe::Http { port: None, path: "/health?deep=1".into(), host, expect: vec![200..=200] };
         let services = checked(probe, &[address.into()]);
         for _ in 0..2 {
             let (mut stream, _) = listener.accept().await.unwrap();

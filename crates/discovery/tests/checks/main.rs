@@ -6,3 +6,4 @@ mod http;
 mod services;
 mod support;
 mod tcp;
+mod udp;

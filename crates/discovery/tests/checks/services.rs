@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balance::{Active, Address, Ledger, Use};
-use discovery::{HealthConfig, Probe, ServiceConfig};
+use discovery::{HealthConfig, ServiceConfig};
 use tokio::runtime::Handle;
 
 use crate::support::{
-    Refusing, SERVICE, checked, exec, health, listener, service, services, states, until, until_next_result,
+    Refusing, SERVICE, TCP, checked, exec, health, listener, service, services, states, until, until_next_result,
     until_state,
 };
 
@@ -17,7 +17,7 @@ use crate::support::{
 async fn a_set_can_be_read_as_soon_as_it_is_applied() {
     let refusing = Refusing::new();
     let address = refusing.address();
-    let services = checked(Probe::Tcp, std::slice::from_ref(&address));
+    let services = checked(TCP, std::slice::from_ref(&address));
     assert_eq!(states(&services), [Active::Unknown]);
     assert_eq!(services.iter().map(|(name, _)| name).collect::<Vec<_>>(), [SERVICE]);
     assert!(services.reader("other").is_none() && services.checks("other").is_none());
@@ -30,8 +30,8 @@ async fn a_reload_keeps_states_and_readers_of_what_stays_and_drops_the_rest() {
     let (good, bad): (Address, Address) = (good.into(), refusing.address());
     let both = [good.clone(), bad.clone()];
     let mut services = services(&Ledger::new(1_000));
-    let other = service("other", Probe::Tcp, &both);
-    services.apply(vec![service(SERVICE, Probe::Tcp, &both), other.clone()]);
+    let other = service("other", TCP, &both);
+    services.apply(vec![service(SERVICE, TCP, &both), other.clone()]);
     let reader = services.reader(SERVICE).unwrap();
     let state = |address: &Address| {
         let set = reader.load();
@@ -40,15 +40,15 @@ async fn a_reload_keeps_states_and_readers_of_what_stays_and_drops_the_rest() {
     };
     until(|| state(&good) == Some(Active::Up) && state(&bad) == Some(Active::Down)).await;
 
-    services.apply(vec![service(SERVICE, Probe::Tcp, &both), other]);
+    services.apply(vec![service(SERVICE, TCP, &both), other]);
     assert_eq!((state(&good), state(&bad)), (Some(Active::Up), Some(Active::Down)), "nothing changed");
 
     let new = refusing.address_on([127, 0, 0, 2]);
-    services.apply(vec![service(SERVICE, Probe::Tcp, &[bad.clone(), new.clone()])]);
+    services.apply(vec![service(SERVICE, TCP, &[bad.clone(), new.clone()])]);
     assert_eq!((state(&good), state(&bad), state(&new)), (None, Some(Active::Down), Some(Active::Unknown)));
     assert!(services.reader("other").is_none());
 
-    services.apply(vec![ServiceConfig { health: None, ..service(SERVICE, Probe::Tcp, std::slice::from_ref(&bad)) }]);
+    services.apply(vec![ServiceConfig { health: None, ..service(SERVICE, TCP, std::slice::from_ref(&bad)) }]);
     assert_eq!(state(&bad), Some(Active::Unknown), "what is not checked is not known");
     assert_eq!(services.checks(SERVICE), Some(Vec::new()));
 }
@@ -57,7 +57,7 @@ async fn a_reload_keeps_states_and_readers_of_what_stays_and_drops_the_rest() {
 async fn checks_go_on_with_the_new_question_after_a_reload() {
     let refusing = Refusing::new();
     let address = refusing.address();
-    let mut services = checked(Probe::Tcp, std::slice::from_ref(&address));
+    let mut services = checked(TCP, std::slice::from_ref(&address));
     until_state(&services, Active::Down).await;
     services.apply(vec![service(SERVICE, exec(&["true"]), &[address])]);
     assert_eq!(states(&services), [Active::Down], "a reload alone brings nothing back");
@@ -83,7 +83,7 @@ async fn tasks_and_descriptors_end_with_their_service() {
 async fn without_a_descriptor_nobody_is_judged() {
     let (ledger, refusing) = (Ledger::new(0), Refusing::new());
     let mut services = services(&ledger);
-    services.apply(vec![service(SERVICE, Probe::Tcp, &[refusing.address()])]);
+    services.apply(vec![service(SERVICE, TCP, &[refusing.address()])]);
     for _ in 0..5 {
         assert_eq!(until_next_result(&services).await.text, "no descriptor is left for it");
     }
@@ -95,7 +95,7 @@ async fn checks_begin_when_descriptors_come_back() {
     let (ledger, refusing) = (Ledger::new(1), Refusing::new());
     let hold = ledger.take(Use::Sessions, 1);
     let mut services = services(&ledger);
-    services.apply(vec![service(SERVICE, Probe::Tcp, &[refusing.address()])]);
+    services.apply(vec![service(SERVICE, TCP, &[refusing.address()])]);
     until_next_result(&services).await;
     drop(hold);
     until_state(&services, Active::Down).await;
@@ -108,8 +108,8 @@ async fn two_thousand_dead_backends_are_asked_a_few_at_a_time_and_make_few_sets(
     let backends: Vec<Address> = (0..2_000).map(backend).collect();
     let ledger = Ledger::new(10_000);
     let mut services = services(&ledger);
-    let slow = HealthConfig { interval: Duration::from_secs(1), ..health(Probe::Tcp) };
-    services.apply(vec![ServiceConfig { health: Some(slow), ..service(SERVICE, Probe::Tcp, &backends) }]);
+    let slow = HealthConfig { interval: Duration::from_secs(1), ..health(TCP) };
+    services.apply(vec![ServiceConfig { health: Some(slow), ..service(SERVICE, TCP, &backends) }]);
     let reader = services.reader(SERVICE).unwrap();
 
     // Kept, so that no set can take the place of another in memory.

@@ -12,6 +12,9 @@ use tokio::net::{TcpListener, TcpSocket};
 
 pub const SERVICE: &str = "web";
 
+/// Connects to the backend itself.
+pub const TCP: Probe = Probe::Tcp { port: None };
+
 pub fn services(ledger: &Arc<Ledger>) -> Services {
     Services::new(Epoch::starting(Instant::now()), Arc::clone(ledger), 1)
 }
@@ -43,7 +46,11 @@ pub fn endpoint(address: Address) -> Endpoint {
 }
 
 pub fn http(path: &str, expect: RangeInclusive<u16>) -> Probe {
-    Probe::Http { path: path.into(), host: None, expect: vec![expect] }
+    Probe::Http { port: None, path: path.into(), host: None, expect: vec![expect] }
+}
+
+pub fn udp(send: &[u8], expect: &[u8]) -> Probe {
+    Probe::Udp { port: None, send: send.into(), expect: expect.into() }
 }
 
 pub fn exec(command: &[&str]) -> Probe {
