@@ -13,6 +13,11 @@ impl Epoch {
         Self(start.checked_sub(std::time::Duration::from_secs(1)).unwrap_or(start))
     }
 
+    /// The moment that is `millis` after the start.
+    pub fn at(self, millis: u64) -> Instant {
+        self.0 + std::time::Duration::from_millis(millis)
+    }
+
     /// Milliseconds from the epoch to `at`; 0 for an instant before it.
     pub fn millis(self, at: Instant) -> u64 {
         at.saturating_duration_since(self.0).as_millis() as u64

@@ -212,6 +212,8 @@ fn sentence(record: &Record) -> Vec<u8> {
         "connect_ms": record.connect.map(millis),
         "first_byte_ms": record.first_byte.map(millis),
         "duration_ms": millis(record.duration),
+        "received_datagrams": record.received_datagrams,
+        "sent_datagrams": record.sent_datagrams,
         "received_bytes": record.received_bytes,
         "sent_bytes": record.sent_bytes,
         "spliced_bytes": record.spliced_bytes,

@@ -8,7 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use balance::{BackendSet, Candidate, ConnectFailure, HistogramSnapshot, PickReason, Policy, Standing, Use};
 use prometheus::TextEncoder;
-use proxy::{AcceptError, Limit, Listener, ListenerStats, Reason};
+use proxy::{AcceptError, Dropped, Limit, Listener, ListenerStats, Moved, Reason, UdpStats};
 
 use crate::families::{Families, Kind};
 use crate::process;
@@ -22,7 +22,11 @@ pub fn render(state: &State) -> prometheus::Result<String> {
     let running = state.running.load();
     of_program(&mut families, state, &running.node);
     for view in &running.listeners {
-        of_listener(&mut families, &view.listener);
+        match view.listener.settings().udp {
+            None => of_listener(&mut families, &view.listener),
+            Some(_) => of_udp_listener(&mut families, &view.listener),
+        }
+        of_any_listener(&mut families, &view.listener);
     }
     let now_ms = state.now_ms();
     for (service, reader) in &running.services {
@@ -82,6 +86,7 @@ fn of_program(families: &mut Families, state: &State, node: &str) {
     }
 }
 
+/// What is counted of connections, and of nothing else.
 fn of_listener(families: &mut Families, listener: &Listener) {
     let name = ("listener", listener.name());
     let sum = |of: &dyn Fn(&ListenerStats) -> u64| listener.all_stats().iter().map(of).sum::<u64>() as f64;
@@ -91,14 +96,59 @@ fn of_listener(families: &mut Families, listener: &Listener) {
         let labels = [name, ("reason", reason.as_str())];
         counter("connections_closed_total", "Sessions ended, by reason.", &labels, sum(&|stats| stats.closed(reason)));
     }
-    for limit in Limit::ALL {
-        let labels = [name, ("limit", limit.as_str())];
-        counter("limit_refused_total", "Connections refused by a limit.", &labels, sum(&|stats| stats.refused(limit)));
-    }
     for error in AcceptError::ALL {
         let labels = [name, ("errno", error.as_str())];
         let help = "Failures to accept a connection.";
         counter("accept_errors_total", help, &labels, sum(&|stats| stats.accept_errors(error)));
+    }
+    let spliced = sum(&|stats| stats.bytes().2);
+    counter("spliced_bytes_total", "Bytes passed on without copying.", &[name], spliced);
+    let active = f64::from(listener.active());
+    families.add(Kind::Gauge, "connections_active", "Sessions now.", &[name], active);
+    let help = "How long sessions lasted.";
+    families.histogram("connection_duration_seconds", help, &[name], durations(listener));
+}
+
+/// What is counted of flows and their datagrams.
+fn of_udp_listener(families: &mut Families, listener: &Listener) {
+    let name = ("listener", listener.name());
+    let sum = |of: &dyn Fn(&ListenerStats) -> u64| listener.all_stats().iter().map(of).sum::<u64>() as f64;
+    let mut counter = |metric, help, labels: &[_], value| families.add(Kind::Counter, metric, help, labels, value);
+    counter("udp_flows_created_total", "Flows begun.", &[name], sum(&ListenerStats::opened));
+    for reason in Reason::ALL {
+        let labels = [name, ("reason", reason.as_str())];
+        counter("udp_flows_ended_total", "Flows ended, by reason.", &labels, sum(&|stats| stats.closed(reason)));
+    }
+    for reason in Moved::ALL {
+        let labels = [name, ("reason", reason.as_str())];
+        let help = "Flows that were given another backend, by what was wrong with the one before.";
+        counter("udp_flows_moved_total", help, &labels, sum(&|stats| stats.udp().moved(reason)));
+    }
+    for reason in Dropped::ALL {
+        let labels = [name, ("reason", reason.as_str())];
+        let help = "Datagrams not passed on, by reason.";
+        counter("udp_dropped_datagrams_total", help, &labels, sum(&|stats| stats.udp().dropped(reason)));
+    }
+    for (side, of) in [("client", UdpStats::client as fn(&UdpStats) -> (u64, u64)), ("backend", UdpStats::backend)] {
+        for (direction, value) in
+            [("received", sum(&|stats| of(stats.udp()).0)), ("sent", sum(&|stats| of(stats.udp()).1))]
+        {
+            let labels = [name, ("side", side), ("direction", direction)];
+            counter("udp_datagrams_total", "Datagrams, by side and direction.", &labels, value);
+        }
+    }
+    let active = f64::from(listener.active());
+    families.add(Kind::Gauge, "udp_flows_active", "Flows now.", &[name], active);
+    families.histogram("udp_flow_duration_seconds", "How long flows lasted.", &[name], durations(listener));
+}
+
+fn of_any_listener(families: &mut Families, listener: &Listener) {
+    let name = ("listener", listener.name());
+    let sum = |of: &dyn Fn(&ListenerStats) -> u64| listener.all_stats().iter().map(of).sum::<u64>() as f64;
+    let mut counter = |metric, help, labels: &[_], value| families.add(Kind::Counter, metric, help, labels, value);
+    for limit in Limit::ALL {
+        let labels = [name, ("limit", limit.as_str())];
+        counter("limit_refused_total", "Sessions refused by a limit.", &labels, sum(&|stats| stats.refused(limit)));
     }
     for failure in ConnectFailure::ALL.map(Some).into_iter().chain([None]) {
         let labels = [name, ("reason", failure.map_or("local", ConnectFailure::as_str))];
@@ -112,13 +162,11 @@ fn of_listener(families: &mut Families, listener: &Listener) {
         counter("received_bytes_total", "Bytes received from that side and passed on.", &labels, received);
         counter("sent_bytes_total", "Bytes sent to that side.", &labels, sent);
     }
-    let spliced = sum(&|stats| stats.bytes().2);
-    counter("spliced_bytes_total", "Bytes passed on without copying.", &[name], spliced);
-    let active = f64::from(listener.active());
-    families.add(Kind::Gauge, "connections_active", "Sessions now.", &[name], active);
+}
+
+fn durations(listener: &Listener) -> HistogramSnapshot {
     let durations = listener.all_stats().iter().map(|stats| stats.duration().snapshot());
-    let durations = durations.reduce(HistogramSnapshot::merged).expect("there is at least one worker");
-    families.histogram("connection_duration_seconds", "How long sessions lasted.", &[name], durations);
+    durations.reduce(HistogramSnapshot::merged).expect("there is at least one worker")
 }
 
 fn of_service(families: &mut Families, service: &str, set: &BackendSet, now_ms: u64) {

@@ -133,6 +133,7 @@ impl Program {
             max_connections_per_source: listener.max_connections_per_source,
             splice: listener.splice,
             udp: None,
+            learned_ids: std::sync::Arc::default(),
         };
         ListenerSpec { wanted, settings }
     }

@@ -102,7 +102,7 @@ impl Acceptor {
         Ok(match shard {
             Shard::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
             Shard::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
-            // Of datagrams none is accepted.
+            // Nobody connects to these: they are an engine's.
             Shard::Udp(_) | Shard::Datagram(_) => return Err(io::ErrorKind::Unsupported.into()),
         })
     }

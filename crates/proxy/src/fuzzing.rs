@@ -100,6 +100,7 @@ const FEW: usize = 128;
 /// That many backends of one service.
 pub(crate) fn backends(count: u8) -> Vec<Arc<Backend>> {
     let endpoint = |number| Endpoint {
+        server_id: None,
         address: std::net::SocketAddr::from(([192, 0, 2, number], 443)).into(),
         weight: 1,
         zone: Zone::default(),

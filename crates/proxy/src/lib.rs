@@ -38,6 +38,6 @@ pub use record::{Peer, Reason, Record, RecordSink};
 pub use session::SessionView;
 pub use stats::{CrossZone, ListenerStats};
 pub use udp::{
-    ConnectionId, ConnectionIds, Draining, InvalidQuicLb, LearnedIds, Networks, QuicLb, SendProxy, ServerId,
-    UdpSettings, Unproven,
+    ConnectionId, ConnectionIds, Draining, Dropped, InvalidQuicLb, LearnedIds, Moved, Networks, QuicLb, SendProxy,
+    ServerId, UdpSettings, UdpStats, Unproven,
 };

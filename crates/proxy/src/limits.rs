@@ -134,8 +134,18 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// A permit for a client at `ip`, or the limit that refuses it. What was counted before the refusal is freed.
+    /// A permit for a connection of a client at `ip`, or the limit that refuses it. What was counted before the refusal
+    /// is freed.
     pub(crate) fn take(accounts: &Accounts, limits: Limits, ip: Option<IpAddr>) -> Result<Self, Limit> {
+        Self::holding(2, accounts, limits, ip)
+    }
+
+    /// The same for a flow, which has one socket.
+    pub(crate) fn for_flow(accounts: &Accounts, limits: Limits, ip: Option<IpAddr>) -> Result<Self, Limit> {
+        Self::holding(1, accounts, limits, ip)
+    }
+
+    fn holding(descriptors: u32, accounts: &Accounts, limits: Limits, ip: Option<IpAddr>) -> Result<Self, Limit> {
         let process = accounts.process.take(limits.process).ok_or(Limit::Process)?;
         let listener = accounts.listener.take(limits.listener).ok_or(Limit::Listener)?;
         let source = match ip {
@@ -144,7 +154,7 @@ impl Permit {
             }
             Some(_) | None => None,
         };
-        let descriptors = accounts.ledger.take(Use::Sessions, 2).ok_or(Limit::Descriptors)?;
+        let descriptors = accounts.ledger.take(Use::Sessions, descriptors).ok_or(Limit::Descriptors)?;
         Ok(Self { _process: process, _listener: listener, _source: source, _descriptors: descriptors })
     }
 }

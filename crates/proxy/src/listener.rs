@@ -9,7 +9,7 @@ use balance::{Ledger, Reader};
 use crate::limits::{Accounts, Gauge, Limits};
 use crate::line::Line;
 use crate::stats::ListenerStats;
-use crate::udp::UdpSettings;
+use crate::udp::{LearnedIds, UdpSettings};
 
 /// What every accepted connection needs to know of its listener. Replaced as a whole on reload; a session keeps what it
 /// began with.
@@ -43,6 +43,8 @@ pub struct ListenerSettings {
     pub splice: bool,
     /// What flows need beside; nothing where clients connect.
     pub udp: Option<UdpSettings>,
+    /// Connection ids that backends of the service chose; one for each service.
+    pub learned_ids: Arc<LearnedIds>,
 }
 
 /// A listener, shared by the workers and by everybody who asks about it.

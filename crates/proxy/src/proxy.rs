@@ -16,6 +16,7 @@ use crate::pipe::PipeCounters;
 use crate::record::{Reason, RecordSink};
 use crate::session::SessionView;
 use crate::stats::CrossZone;
+use crate::udp::WhatOfFlows;
 use crate::worker::{Command, Shared, WorkerHandle};
 
 /// What the data plane is started with. None of it changes while it runs, except through [`Proxy`].
@@ -133,6 +134,7 @@ impl Proxy {
             sink: options.sink,
             cross_zone: Arc::default(),
             max_connections: Arc::new(AtomicU32::new(options.max_connections)),
+            own: Arc::default(),
             shortest_timeout_ms: Arc::new(AtomicU64::new(u64::MAX)),
         };
         let spawn = |index| {
@@ -209,8 +211,13 @@ impl Proxy {
         }
         self.listeners = listeners;
         for open in before {
-            self.end(open).await;
+            self.end(open, WhatOfFlows::End).await;
         }
+        let udp = |open: &Open| match open.bound.address() {
+            Bind::Udp(addr) => Some(*addr),
+            Bind::Inet(_) | Bind::Unix(_) | Bind::Datagram(_) => None,
+        };
+        self.shared.own.store(Arc::new(self.open.iter().filter_map(udp).collect()));
     }
 
     /// The listener of that name, which keeps its counts, with the settings of now.
@@ -241,7 +248,7 @@ impl Proxy {
                 // Both acceptors have the same sockets for a moment, so nothing is lost between them.
                 let stopped = open.number;
                 self.begin(open.key, Ready { bound: open.bound, shards }, wanted, listener).await;
-                self.order_all(|| Command::Stop { number: stopped }).await;
+                self.order_all(|| Command::Stop { number: stopped, flows: WhatOfFlows::End }).await;
             }
             Err(error) => {
                 tracing::error!(listener = wanted.name, %error, "cannot hand an address over; its old listener keeps it");
@@ -254,7 +261,9 @@ impl Proxy {
     async fn begin(&mut self, key: Key, ready: Ready, wanted: &Wanted, listener: &Arc<Listener>) {
         self.issued_numbers += 1;
         let number = self.issued_numbers;
-        for (worker, shard) in self.workers.iter().zip(ready.shards) {
+        // What comes on a unix datagram socket has no address that would bring a client to the same worker again.
+        let most = if matches!(key.bind, Bind::Datagram(_)) { 1 } else { usize::MAX };
+        for (worker, shard) in self.workers.iter().zip(ready.shards).take(most) {
             worker.order(Command::Start { number, listener: Arc::clone(listener), shard }).await;
         }
         let (listener, inherited) = (Arc::clone(listener), wanted.inherited());
@@ -262,16 +271,16 @@ impl Proxy {
     }
 
     /// Closes an address. The workers take what is queued first.
-    async fn end(&self, open: Open) {
+    async fn end(&self, open: Open, flows: WhatOfFlows) {
         let number = open.number;
         drop(open);
-        self.order_all(|| Command::Stop { number }).await;
+        self.order_all(|| Command::Stop { number, flows }).await;
     }
 
-    /// Closes all addresses; sessions go on.
+    /// Closes all addresses; sessions go on, and flows with the socket that they need.
     pub async fn stop_accepting(&mut self) {
         for open in std::mem::take(&mut self.open) {
-            self.end(open).await;
+            self.end(open, WhatOfFlows::GoOn).await;
         }
     }
 

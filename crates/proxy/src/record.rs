@@ -55,13 +55,21 @@ pub enum Reason {
     LimitSource,
     /// Too few descriptors left.
     LimitDescriptors,
+    /// All replies to a flow that were to come have come.
+    Answered,
+    /// A flow without any reply made room for another one.
+    Evicted,
+    /// The backend's machine said that nobody receives there, and no other backend was left to try.
+    BackendRefused,
+    /// A flow's listener was taken out of the configuration.
+    ListenerClosed,
     /// An error in dislocate itself.
     Internal,
 }
 
 impl Reason {
     /// Every reason, in the order of the documentation.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 28] = [
         Self::Closed,
         Self::ClientReset,
         Self::BackendReset,
@@ -85,6 +93,10 @@ impl Reason {
         Self::LimitListener,
         Self::LimitSource,
         Self::LimitDescriptors,
+        Self::Answered,
+        Self::Evicted,
+        Self::BackendRefused,
+        Self::ListenerClosed,
         Self::Internal,
     ];
 
@@ -114,6 +126,10 @@ impl Reason {
             Self::LimitListener => "limit_listener",
             Self::LimitSource => "limit_source",
             Self::LimitDescriptors => "limit_descriptors",
+            Self::Answered => "answered",
+            Self::Evicted => "evicted",
+            Self::BackendRefused => "backend_refused",
+            Self::ListenerClosed => "listener_closed",
             Self::Internal => "internal",
         }
     }
@@ -146,7 +162,7 @@ pub struct Record {
     pub session: u64,
     /// The listener's name.
     pub listener: Arc<str>,
-    /// `tcp`, or `stream` on a unix path.
+    /// `tcp` or `udp`, or `stream` or `datagram` on a unix path.
     pub protocol: &'static str,
     /// Who came.
     pub client: Peer,
@@ -172,6 +188,10 @@ pub struct Record {
     pub first_byte: Option<Duration>,
     /// From accepted to the end.
     pub duration: Duration,
+    /// Datagrams of the client that the backend's socket took; nothing where there are none.
+    pub received_datagrams: Option<u64>,
+    /// Datagrams of the backend that the client's socket took.
+    pub sent_datagrams: Option<u64>,
     /// Bytes of the client that the backend's socket took.
     pub received_bytes: u64,
     /// Bytes of the backend that the client's socket took.

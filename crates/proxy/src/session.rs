@@ -481,6 +481,8 @@ impl Session {
             connect: self.connect.get(),
             first_byte: self.first_byte.get(),
             duration: lasted,
+            received_datagrams: None,
+            sent_datagrams: None,
             received_bytes: bytes.received,
             sent_bytes: bytes.sent,
             spliced_bytes: bytes.spliced,

@@ -9,6 +9,7 @@ use balance::{Histogram, Zone};
 use crate::Reason;
 use crate::accept::AcceptError;
 use crate::limits::Limit;
+use crate::udp::UdpStats;
 
 /// Counters of one listener on one worker.
 ///
@@ -25,6 +26,7 @@ pub struct ListenerStats {
     sent_bytes: AtomicU64,
     spliced_bytes: AtomicU64,
     duration: Histogram,
+    udp: UdpStats,
 }
 
 impl ListenerStats {
@@ -61,6 +63,11 @@ impl ListenerStats {
     /// How long sessions lasted.
     pub fn duration(&self) -> &Histogram {
         &self.duration
+    }
+
+    /// Datagrams, where clients send these.
+    pub fn udp(&self) -> &UdpStats {
+        &self.udp
     }
 
     pub(crate) fn count_opened(&self) {

@@ -1,14 +1,16 @@
 //! A data-plane thread: one event loop, its sessions, and the commands it takes.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use balance::{Epoch, Rng, Zone};
 use slab::Slab;
 use tokio::runtime::{Builder, LocalOptions};
@@ -25,6 +27,7 @@ use crate::record::{Reason, RecordSink};
 use crate::relay::Tools;
 use crate::session::{Session, SessionView};
 use crate::stats::CrossZone;
+use crate::udp::{self, Engine, WhatOfFlows};
 
 /// What all workers share.
 #[derive(Clone)]
@@ -35,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) cross_zone: Arc<CrossZone>,
     /// `max_connections` of the process; 0 is no limit but the descriptors.
     pub(crate) max_connections: Arc<AtomicU32>,
+    /// Where datagrams are listened for, which are not taken from there.
+    pub(crate) own: Arc<ArcSwap<Vec<SocketAddr>>>,
     /// Shortest timeout of all listeners in milliseconds: how often to look for sessions past theirs.
     pub(crate) shortest_timeout_ms: Arc<AtomicU64>,
 }
@@ -43,8 +48,9 @@ pub(crate) struct Shared {
 pub(crate) enum Command {
     /// Accept for `listener` on this socket, under this number.
     Start { number: u64, listener: Arc<Listener>, shard: Shard },
-    /// Take what is queued on the socket of that number, and close it. Its sessions go on.
-    Stop { number: u64 },
+    /// Take what is queued on the socket of that number, and close it. Its sessions go on; of flows, which cannot do
+    /// without it, `flows` says what they do.
+    Stop { number: u64, flows: WhatOfFlows },
     /// Describe up to `limit` sessions.
     Sessions { limit: usize, reply: oneshot::Sender<Vec<SessionView>> },
     /// End all sessions for this reason.
@@ -105,6 +111,10 @@ pub(crate) struct Worker {
     pipes: PipePool,
     sessions: RefCell<Slab<Entry>>,
     reserve: Reserve,
+    /// By the numbers of their sockets.
+    engines: RefCell<BTreeMap<u64, Rc<Engine>>>,
+    /// Made with the first engine.
+    datagrams: RefCell<Option<Box<udp::Tools>>>,
     issued_ids: Cell<u64>,
     complained: Cell<Option<Instant>>,
 }
@@ -132,6 +142,8 @@ impl Worker {
             pipes: PipePool::new(ledger, counters),
             sessions: RefCell::default(),
             reserve: Reserve::new(),
+            engines: RefCell::default(),
+            datagrams: RefCell::default(),
             issued_ids: Cell::new(0),
             complained: Cell::new(None),
         }
@@ -177,6 +189,18 @@ impl Worker {
         Tools { scratch: &self.scratch, pipes: &self.pipes }
     }
 
+    /// What moves datagrams.
+    pub(crate) fn datagrams(&self) -> RefMut<'_, udp::Tools> {
+        RefMut::map(self.datagrams.borrow_mut(), |tools| {
+            &mut **tools.get_or_insert_with(|| Box::new(udp::Tools::new()))
+        })
+    }
+
+    /// Whether a datagram from `addr` to `local` comes from ourselves.
+    pub(crate) fn is_own(&self, addr: SocketAddr, local: Option<SocketAddr>) -> bool {
+        udp::is_listening(&self.shared.own.load(), addr, local)
+    }
+
     /// A number that no other session of this process has: the worker in the upper bits.
     pub(crate) fn next_id(&self) -> u64 {
         let id = self.issued_ids.get();
@@ -205,6 +229,21 @@ impl Worker {
         }
     }
 
+    fn start_engine(self: &Rc<Self>, number: u64, listener: &Arc<Listener>, shard: Shard) -> io::Result<()> {
+        let engine = Rc::new(Engine::new(self, listener, shard)?);
+        self.engines.borrow_mut().insert(number, Rc::clone(&engine));
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            engine.run().await;
+            worker.engines.borrow_mut().remove(&number);
+        });
+        Ok(())
+    }
+
+    fn cut_flows(&self, reason: Reason) {
+        self.engines.borrow().values().for_each(|engine| engine.cut(reason));
+    }
+
     /// Ends the sessions for which `verdict` gives a reason.
     fn cut(&self, verdict: impl Fn(&Session) -> Option<Reason>) {
         for (_, Entry { session, task }) in self.sessions.borrow().iter() {
@@ -218,7 +257,12 @@ impl Worker {
 
     fn views(&self, limit: usize) -> Vec<SessionView> {
         let now = Instant::now();
-        self.sessions.borrow().iter().take(limit).map(|(_, entry)| entry.session.view(now)).collect()
+        let mut views: Vec<SessionView> =
+            self.sessions.borrow().iter().take(limit).map(|(_, entry)| entry.session.view(now)).collect();
+        for engine in self.engines.borrow().values() {
+            views.extend(engine.views(limit - views.len()));
+        }
+        views
     }
 
     /// How long until the next look at all sessions: a quarter of the shortest timeout, so that one is at most that
@@ -249,6 +293,11 @@ async fn serve(worker: Rc<Worker>, mut orders: mpsc::Receiver<Command>) {
             order = orders.recv() => order,
         };
         match order {
+            Some(Command::Start { number, listener, shard: shard @ (Shard::Udp(_) | Shard::Datagram(_)) }) => {
+                if let Err(error) = worker.start_engine(number, &listener, shard) {
+                    tracing::error!(listener = listener.name(), %error, "cannot watch a listening socket");
+                }
+            }
             Some(Command::Start { number, listener, shard }) => match Acceptor::new(shard) {
                 Ok(acceptor) => {
                     let stop = CancellationToken::new();
@@ -257,14 +306,19 @@ async fn serve(worker: Rc<Worker>, mut orders: mpsc::Receiver<Command>) {
                 }
                 Err(error) => tracing::error!(listener = listener.name(), %error, "cannot watch a listening socket"),
             },
-            Some(Command::Stop { number }) => {
+            Some(Command::Stop { number, flows }) => {
                 stops.remove(&number).into_iter().for_each(|stop| stop.cancel());
+                let engine = worker.engines.borrow().get(&number).map(Rc::clone);
+                engine.into_iter().for_each(|engine| engine.stop(flows));
             }
             Some(Command::Sessions { limit, reply }) => {
                 // Whoever asked may have left.
                 let _asker_gone = reply.send(worker.views(limit));
             }
-            Some(Command::Cut { reason }) => worker.cut(|_| Some(reason)),
+            Some(Command::Cut { reason }) => {
+                worker.cut(|_| Some(reason));
+                worker.cut_flows(reason);
+            }
             Some(Command::Exit) | None => return,
         }
     }

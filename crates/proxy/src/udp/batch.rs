@@ -4,6 +4,7 @@ use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg,
@@ -30,7 +31,7 @@ pub(crate) enum Source {
     /// An address; that of an IPv4 client is one of IPv4 on an IPv6 socket too.
     Inet(SocketAddr),
     /// A unix socket with a path or an abstract name.
-    Unix(SocketAddrUnix),
+    Unix(Arc<SocketAddrUnix>),
     /// A unix socket without a name: nothing can be sent back to it.
     Unnamed,
 }
@@ -147,11 +148,6 @@ impl Batch {
     pub(crate) fn len(&self) -> usize {
         self.filled.len()
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.filled.is_empty()
-    }
-
     pub(crate) fn free(&self) -> usize {
         self.slots - self.filled.len()
     }
@@ -248,7 +244,7 @@ fn receive_unix<'a>(
 
 fn unix_source(address: SocketAddrAny) -> Source {
     match SocketAddrUnix::try_from(address) {
-        Ok(address) if !address.is_unnamed() => Source::Unix(address),
+        Ok(address) if !address.is_unnamed() => Source::Unix(Arc::new(address)),
         Ok(_) | Err(_) => Source::Unnamed,
     }
 }

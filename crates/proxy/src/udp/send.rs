@@ -79,19 +79,6 @@ pub(crate) enum SendFault {
 }
 
 impl SendFault {
-    /// The name of the fault in metrics and logs.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::TooBig => "too_big",
-            Self::Refused => "refused",
-            Self::Unreachable => "unreachable",
-            Self::NoBuffers => "no_buffers",
-            Self::Full => "full",
-            Self::Denied => "denied",
-            Self::Other => "other",
-        }
-    }
-
     fn of(errno: Errno) -> Self {
         match errno {
             Errno::EMSGSIZE => Self::TooBig,
@@ -387,7 +374,7 @@ fn send_unix(socket: BorrowedFd<'_>, all: &Trains<'_>) -> Sent {
         let mut none = SendAncillaryBuffer::default();
         let result = match train.to {
             None => rustix::net::sendmsg(socket, slices, &mut none, flags),
-            Some(Source::Unix(path)) => rustix::net::sendmsg_addr(socket, path, slices, &mut none, flags),
+            Some(Source::Unix(path)) => rustix::net::sendmsg_addr(socket, &**path, slices, &mut none, flags),
             Some(Source::Inet(_) | Source::Unnamed) => Err(rustix::io::Errno::DESTADDRREQ),
         };
         match result {

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use balance::Rng;
 
 use super::flow::{PROOF_MS, PROOF_TURNS};
-use super::tests::{Client, RULES};
+use super::tests::Client;
 use super::*;
 
 #[test]
@@ -418,6 +418,5 @@ fn random_rules(rng: &mut Rng) -> Rules {
             datagrams_per_second: of(&[0, 3, 50]),
             reply_bytes_per_second: of(&[0, 1_000, 100_000]).into(),
         },
-        ..RULES
     }
 }
