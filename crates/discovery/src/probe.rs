@@ -47,7 +47,7 @@ pub(crate) async fn run(job: &Job) -> Finding {
             http::probe(&question, job, deadline).await
         }
         Probe::Udp { port, send, expect } => {
-            udp::probe(&udp::Question { to: target(job, *port)?, send, expect }, job, deadline).await
+            udp::probe(&udp::Question { to: target(job, *port)?, send, expect }, deadline).await
         }
         Probe::Exec { command } => exec::probe(command, job, deadline).await,
     }

@@ -8,8 +8,6 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Detail, Finding, Trouble, blame, within};
-use crate::roster::Job;
-
 /// What to send to whom, and what the reply begins with.
 pub(super) struct Question<'a> {
     pub(super) to: Address,
@@ -17,8 +15,9 @@ pub(super) struct Question<'a> {
     pub(super) expect: &'a [u8],
 }
 
-/// A socket of its own for each question: a late reply to the last one finds it closed.
-pub(super) async fn probe(question: &Question<'_>, job: &Job, deadline: Instant) -> Finding {
+/// A socket of its own for each question: a late reply to the last one finds it closed. How far away the backend is, it
+/// does not say: a reply takes as long as it is made, not only as it travels.
+pub(super) async fn probe(question: &Question<'_>, deadline: Instant) -> Finding {
     let theirs = |error: io::Error| blame("udp", &error, &question.to);
     let socket = open(question).await?;
     let begun = Instant::now();
@@ -26,15 +25,8 @@ pub(super) async fn probe(question: &Question<'_>, job: &Job, deadline: Instant)
     let halfway = begun + deadline.saturating_duration_since(begun) / 2;
     // As much as is compared; the kernel cuts off the rest.
     let mut reply = vec![0; question.expect.len().max(1)];
-    let first = timeout_at(halfway, socket.recv(&mut reply)).await;
-    let length = match first {
-        Ok(received) => {
-            let length = received.map_err(theirs)?;
-            // How far away the backend is, of which nobody else may know. Of a reply that came after the datagram was
-            // sent again, it is not known to which of the two it belongs.
-            job.backend.state().probe_connected(begun.elapsed());
-            length
-        }
+    let length = match timeout_at(halfway, socket.recv(&mut reply)).await {
+        Ok(received) => received.map_err(theirs)?,
         // A lost datagram is no failure.
         Err(_) => {
             within(deadline, ask(&socket, question), "udp").await?;
