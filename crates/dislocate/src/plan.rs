@@ -115,6 +115,23 @@ mod tests {
     }
 
     #[test]
+    fn what_only_datagrams_need_is_a_change_too() {
+        let old = OLD.replace("service = \"s\" }", "service = \"s\", protocol = \"udp\" }");
+        let listener = old.replacen("protocol = \"udp\"", "protocol = \"udp\", requests = 1", 1);
+        let protocol = old.replacen("protocol = \"udp\"", "protocol = \"tcp\"", 1);
+        let service = old.replace("backends", "drain = \"move_now\", backends");
+        let cases = [
+            (listener, r#"2 unchanged, change listener "a""#),
+            // The check of the service comes with the first listener of connections.
+            (protocol, r#"1 unchanged, change listener "a", change service "s""#),
+            (service, r#"2 unchanged, change service "s""#),
+        ];
+        for (new, printed) in cases {
+            assert_eq!(Plan::between(&config(&old), &config(&new)).to_string(), printed);
+        }
+    }
+
+    #[test]
     fn what_only_a_restart_can_change_is_named() {
         let new = format!("node = {{ workers = 7, zone = \"x\", log = \"none\" }}\n{OLD}");
         let plan = Plan::between(&config(OLD), &config(&new));

@@ -8,7 +8,10 @@ use std::time::{Instant, SystemTime};
 use anyhow::Context;
 use balance::{Epoch, Facts, Ledger, Settings};
 use discovery::{HealthConfig, ServiceConfig, Services};
-use proxy::{BindError, Line, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, Wanted};
+use proxy::{
+    BindError, LearnedIds, Line, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, UdpSettings,
+    Wanted,
+};
 
 use crate::config::{self, Config};
 use crate::descriptors;
@@ -21,6 +24,8 @@ pub struct Program {
     services: Services,
     /// Where sessions wait while all backends of a service are full, by its name.
     lines: HashMap<String, Arc<Line>>,
+    /// The connection ids that backends of a service chose, by its name.
+    learned_ids: HashMap<String, Arc<LearnedIds>>,
     state: Arc<State>,
 }
 
@@ -58,7 +63,7 @@ impl Program {
             reloads: Reloads::default(),
             started: SystemTime::now(),
         });
-        Ok(Self { proxy, services, lines: HashMap::new(), state })
+        Ok(Self { proxy, services, lines: HashMap::new(), learned_ids: HashMap::new(), state })
     }
 
     /// Makes everything what `config` says: all of it, or on an error nothing. Established sessions go on.
@@ -70,6 +75,7 @@ impl Program {
         let prepared = self.proxy.prepare(&wanted)?;
         self.services.apply(config.services.iter().map(|it| service(it, &config.node.zone)).collect());
         self.lines = config.services.iter().map(|it| (it.name.clone(), self.line(it))).collect();
+        self.learned_ids = config.services.iter().map(|it| (it.name.clone(), self.learned_ids(it))).collect();
         let specs =
             config.listeners.iter().zip(wanted).map(|(listener, wanted)| self.spec(config, listener, wanted)).collect();
         self.proxy.apply(specs, prepared).await;
@@ -115,6 +121,11 @@ impl Program {
         line
     }
 
+    /// The connection ids of a service, which outlive reloads as its flows do.
+    fn learned_ids(&self, service: &config::Service) -> Arc<LearnedIds> {
+        self.learned_ids.get(&service.name).map(Arc::clone).unwrap_or_default()
+    }
+
     fn spec(&self, config: &Config, listener: &config::Listener, wanted: Wanted) -> ListenerSpec {
         let service = config.services.iter().find(|service| service.name == listener.service);
         let service = service.expect("a checked configuration names services that it has");
@@ -132,8 +143,8 @@ impl Program {
             max_connections: listener.max_connections,
             max_connections_per_source: listener.max_connections_per_source,
             splice: listener.splice,
-            udp: None,
-            learned_ids: std::sync::Arc::default(),
+            udp: listener.udp.as_ref().map(|udp| udp_settings(udp, &service.udp)),
+            learned_ids: Arc::clone(&self.learned_ids[&listener.service]),
         };
         ListenerSpec { wanted, settings }
     }
@@ -152,6 +163,19 @@ fn wanted(listener: &config::Listener) -> Wanted {
     }
 }
 
+fn udp_settings(listener: &config::UdpListener, service: &config::UdpService) -> UdpSettings {
+    UdpSettings {
+        requests: listener.requests,
+        replies: listener.replies,
+        draining: service.draining,
+        reply_timeout: service.reply_timeout,
+        send_proxy: service.send_proxy,
+        accept_proxy: listener.accept_proxy.clone(),
+        connection_ids: service.connection_ids.clone(),
+        unproven: listener.unproven,
+    }
+}
+
 fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
     let endpoint = |endpoint: &config::Endpoint| balance::Endpoint {
         address: endpoint.address.clone(),
@@ -159,7 +183,7 @@ fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
         zone: endpoint.zone.clone(),
         priority: endpoint.priority,
         facts: Facts::default(),
-        server_id: None,
+        server_id: endpoint.server_id.clone(),
     };
     let settings = Settings {
         policy: service.balance,
@@ -180,9 +204,12 @@ fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
 fn health(health: &config::Health) -> Option<HealthConfig> {
     let probe = match &health.probe {
         config::Probe::None => return None,
-        config::Probe::Tcp => discovery::Probe::Tcp { port: None },
-        config::Probe::Http { path, host, expect } => {
-            discovery::Probe::Http { port: None, path: path.clone(), host: host.clone(), expect: expect.clone() }
+        config::Probe::Tcp { port } => discovery::Probe::Tcp { port: *port },
+        config::Probe::Http { port, path, host, expect } => {
+            discovery::Probe::Http { port: *port, path: path.clone(), host: host.clone(), expect: expect.clone() }
+        }
+        config::Probe::Udp { port, send, expect } => {
+            discovery::Probe::Udp { port: *port, send: send.clone(), expect: expect.clone() }
         }
         config::Probe::Exec { command } => discovery::Probe::Exec { command: command.clone() },
     };

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use balance::Address;
 use proxy::Bind;
@@ -13,6 +14,7 @@ use super::limits::MAX_BINDS;
 use super::names::nearest;
 use super::problem::{Code, Problem, Problems, quoted};
 use super::raw::Span;
+use super::transports::Transports;
 
 /// Everything that one file defines, with the places where it does.
 pub struct Drafts {
@@ -24,6 +26,8 @@ pub struct Drafts {
     pub services: Vec<ServiceDraft>,
     /// Whether a service could not be read so far as to know its name.
     pub services_lost: bool,
+    /// Whether the protocol of a listener was no word that is known, and so is not known here.
+    pub protocols_lost: bool,
 }
 
 /// Adds what is wrong between the parts.
@@ -122,11 +126,7 @@ fn conflicts(binds: &[Taken<'_>], problems: &mut Problems) {
     // Two ranges that overlap do so on many ports, and are one mistake.
     let mut reported: HashSet<(Option<&Span>, Option<&Span>)> = HashSet::new();
     for bind in binds {
-        let port = match &bind.bind {
-            Bind::Inet(addr) | Bind::Udp(addr) => Some(addr.port()),
-            Bind::Unix(_) | Bind::Datagram(_) => None,
-        };
-        let earlier = by_port.entry(port).or_default();
+        let earlier = by_port.entry(port(&bind.bind)).or_default();
         if let Some(other) = earlier.iter().find(|other| collide(&other.bind, &bind.bind))
             && reported.insert((other.span.as_ref(), bind.span.as_ref()))
         {
@@ -140,8 +140,9 @@ fn conflict(first: &Taken<'_>, second: &Taken<'_>) -> Problem {
     let message = format!("{} of {} collides with {} of {}", second.bind, second.owner(), first.bind, first.owner());
     let dual = [&first.bind, &second.bind]
         .into_iter()
-        .any(|bind| matches!(bind, Bind::Inet(SocketAddr::V6(v6)) if v6.ip().is_unspecified()));
-    let help = match first.bind == second.bind {
+        .any(|bind| matches!(bind, Bind::Inet(SocketAddr::V6(v6)) | Bind::Udp(SocketAddr::V6(v6)) if v6.ip().is_unspecified()));
+    let same = first.bind == second.bind || path(&first.bind).is_some();
+    let help = match same {
         false if dual => "`[::]` takes IPv4 too; leave the other out, or name the addresses one by one",
         false => "the wildcard takes every address; leave one of them out, or name the addresses one by one",
         true => "give each its own address or port",
@@ -153,14 +154,14 @@ fn conflict(first: &Taken<'_>, second: &Taken<'_>) -> Problem {
     }
 }
 
-/// Whether a connection could belong to either.
+/// Whether a connection or datagram could belong to either. TCP and UDP share no ports; a path is one file, whatever kind
+/// of socket it is.
 fn collide(a: &Bind, b: &Bind) -> bool {
     match (a, b) {
-        (Bind::Inet(a), Bind::Inet(b)) => {
+        (Bind::Inet(a), Bind::Inet(b)) | (Bind::Udp(a), Bind::Udp(b)) => {
             a.port() != 0 && a.port() == b.port() && (covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()) || a == b)
         }
-        (Bind::Unix(a), Bind::Unix(b)) => a == b,
-        _ => false,
+        _ => path(a).is_some() && path(a) == path(b),
     }
 }
 
@@ -172,25 +173,21 @@ fn covers(wide: IpAddr, narrow: IpAddr) -> bool {
     }
 }
 
-/// Backends that are listeners of this process. Seen are exact addresses, and loopback ones behind a wildcard; which
-/// other addresses are this machine's, a file does not tell.
+/// Backends that are listeners of this process, of the kind that the service's own clients come by. Seen are exact
+/// addresses, and loopback ones behind a wildcard; which other addresses are this machine's, a file does not tell.
 fn loops(drafts: &Drafts, binds: &[Taken<'_>], problems: &mut Problems) {
     let exact: HashMap<&Bind, &Taken<'_>> = binds.iter().map(|taken| (&taken.bind, taken)).collect();
-    let wildcard = |bind: &Bind| matches!(bind, Bind::Inet(addr) if addr.ip().is_unspecified());
-    let wide: HashMap<u16, &Taken<'_>> = binds
-        .iter()
-        .filter(|taken| wildcard(&taken.bind))
-        .filter_map(|taken| port(&taken.bind).zip(Some(taken)))
-        .collect();
+    let wide: HashMap<(bool, u16), &Taken<'_>> =
+        binds.iter().filter_map(|taken| wildcard(&taken.bind).zip(Some(taken))).collect();
+    let owner = |bind: &Bind| {
+        let behind = || kind_and_port(bind).filter(|_| is_loopback(bind)).and_then(|key| wide.get(&key));
+        exact.get(bind).or_else(|| behind().filter(|taken| reaches(taken, bind)))
+    };
+    let transports = Transports::of(&drafts.listeners);
     for draft in &drafts.services {
         for (backend, span) in draft.service.backends.iter().zip(&draft.backends) {
-            let (bind, loopback) = match &backend.address {
-                Address::Inet(addr) => (Bind::Inet(*addr), addr.ip().is_loopback()),
-                Address::Unix(path) => (Bind::Unix(path.to_path_buf()), false),
-            };
-            let behind =
-                || port(&bind).filter(|_| loopback).and_then(|port| wide.get(&port)).filter(|t| reaches(t, &bind));
-            let Some(owner) = exact.get(&bind).or_else(behind) else { continue };
+            let places = places(&backend.address, &transports, &draft.service.name);
+            let Some((bind, owner)) = places.iter().find_map(|bind| Some(bind).zip(owner(bind))) else { continue };
             let message = format!("backend {bind} is {} of this very process", owner.owner());
             let problem =
                 Problem::new(Code::ProxyLoop, span.clone(), message).help("write the address of what really serves it");
@@ -202,13 +199,54 @@ fn loops(drafts: &Drafts, binds: &[Taken<'_>], problems: &mut Problems) {
     }
 }
 
+/// Where clients' connections and datagrams to a backend arrive.
+fn places(backend: &Address, transports: &Transports<'_>, service: &str) -> Vec<Bind> {
+    match backend {
+        // One file, whatever kind of socket it is.
+        Address::Unix(path) => vec![Bind::Unix(path.to_path_buf()), Bind::Datagram(path.to_path_buf())],
+        Address::Inet(addr) => {
+            let over = transports.over(service);
+            let by_connection = (over.connections || !over.datagrams).then_some(Bind::Inet(*addr));
+            let by_datagram = over.datagrams.then_some(Bind::Udp(*addr));
+            by_connection.into_iter().chain(by_datagram).collect()
+        }
+    }
+}
+
 fn reaches(taken: &Taken<'_>, backend: &Bind) -> bool {
-    matches!((&taken.bind, backend), (Bind::Inet(wide), Bind::Inet(narrow)) if covers(wide.ip(), narrow.ip()))
+    match (&taken.bind, backend) {
+        (Bind::Inet(wide), Bind::Inet(narrow)) | (Bind::Udp(wide), Bind::Udp(narrow)) => covers(wide.ip(), narrow.ip()),
+        _ => false,
+    }
+}
+
+/// The port of a wildcard, and whether it is one of UDP.
+fn wildcard(bind: &Bind) -> Option<(bool, u16)> {
+    inet(bind).filter(|addr| addr.ip().is_unspecified()).and_then(|_| kind_and_port(bind))
+}
+
+fn is_loopback(bind: &Bind) -> bool {
+    inet(bind).is_some_and(|addr| addr.ip().is_loopback())
+}
+
+fn kind_and_port(bind: &Bind) -> Option<(bool, u16)> {
+    Some(matches!(bind, Bind::Udp(_))).zip(port(bind))
 }
 
 fn port(bind: &Bind) -> Option<u16> {
+    inet(bind).map(SocketAddr::port)
+}
+
+fn inet(bind: &Bind) -> Option<&SocketAddr> {
     match bind {
-        Bind::Inet(addr) | Bind::Udp(addr) => Some(addr.port()),
+        Bind::Inet(addr) | Bind::Udp(addr) => Some(addr),
         Bind::Unix(_) | Bind::Datagram(_) => None,
+    }
+}
+
+fn path(bind: &Bind) -> Option<&Path> {
+    match bind {
+        Bind::Inet(_) | Bind::Udp(_) => None,
+        Bind::Unix(path) | Bind::Datagram(path) => Some(path),
     }
 }

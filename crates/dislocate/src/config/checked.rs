@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use balance::{Address, Policy, Zone, Zones};
-use proxy::Bind;
+use proxy::{Bind, ConnectionIds, Draining, Networks, SendProxy, Unproven};
 
 use super::report::Report;
 
@@ -121,6 +121,21 @@ pub struct Listener {
     pub max_connections_per_source: u32,
     /// Whether bulk data moves by splice(2).
     pub splice: bool,
+    /// What flows of datagrams need beside; nothing where clients connect. All `binds` are of the one kind or the other.
+    pub udp: Option<UdpListener>,
+}
+
+/// What a listener of datagrams has beside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UdpListener {
+    /// Datagrams of the client in one flow; 0 is no limit.
+    pub requests: u32,
+    /// Replies to each of them; 0 is no limit.
+    pub replies: u32,
+    /// Who must say by a PROXY header on whose behalf they send.
+    pub accept_proxy: Networks,
+    /// What a source may do that has not proven itself.
+    pub unproven: Unproven,
 }
 
 /// What clients ask for, and who serves it.
@@ -142,10 +157,25 @@ pub struct Service {
     pub queue_length: u32,
     /// Percent of a zone's backends below which health is ignored, 0 to 100.
     pub panic_threshold: u8,
+    /// What flows of datagrams need beside. Sessions of connections take nothing from it.
+    pub udp: UdpService,
     /// The backends, at least one, each address once.
     pub backends: Vec<Endpoint>,
     /// How they are checked.
     pub health: Health,
+}
+
+/// What a service has for flows of datagrams.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UdpService {
+    /// What becomes of flows whose backend drains.
+    pub draining: Draining,
+    /// How long a datagram may wait for a reply until the backend is blamed.
+    pub reply_timeout: Duration,
+    /// Which datagrams tell the backend the client by a PROXY header.
+    pub send_proxy: Option<SendProxy>,
+    /// How connection IDs of QUIC lead to backends, the config IDs unique; `None` is by addresses alone.
+    pub connection_ids: Option<ConnectionIds>,
 }
 
 /// One backend of a service.
@@ -159,6 +189,9 @@ pub struct Endpoint {
     pub zone: Zone,
     /// 0 is used first; a backup is 1.
     pub priority: u8,
+    /// The server ID in the QUIC connection IDs that it issues, as long as one of its service's configurations says;
+    /// unique within the service.
+    pub server_id: Option<Box<[u8]>>,
 }
 
 /// How the backends of a service are checked.
@@ -182,15 +215,29 @@ pub enum Probe {
     /// Nothing: a backend is up until its sessions say otherwise.
     None,
     /// A connection.
-    Tcp,
+    Tcp {
+        /// Another port of the backend's address.
+        port: Option<u16>,
+    },
     /// A GET request.
     Http {
+        /// Another port of the backend's address.
+        port: Option<u16>,
         /// What is asked for, beginning with `/`.
         path: String,
         /// The Host header; `None` is the backend's address.
         host: Option<String>,
         /// The statuses that count as good, at least one range within 100 to 599.
         expect: Vec<RangeInclusive<u16>>,
+    },
+    /// A datagram.
+    Udp {
+        /// Another port of the backend's address.
+        port: Option<u16>,
+        /// What is sent, at least one byte.
+        send: Vec<u8>,
+        /// What the reply begins with; empty is any reply.
+        expect: Vec<u8>,
     },
     /// A program, good when it exits with 0.
     Exec {

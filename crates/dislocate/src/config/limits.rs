@@ -31,6 +31,24 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// that a database's idle pool survives and a forgotten session does not live for ever.
 pub const IDLE_TIMEOUT: Bounded<Duration> = bounded(HOUR, TICK, YEAR);
 
+/// Silence after which a flow of datagrams is ended: what Linux's connection tracking gives a flow without an answer
+/// (`nf_conntrack_udp_timeout`). Nothing tells that a client has gone, and each flow holds a descriptor until then.
+pub const UDP_IDLE_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(30), TICK, YEAR);
+
+/// Datagrams of the client in one flow; 0, the default, is no limit, since only its operator knows the protocol.
+pub const REQUESTS: Bounded<u32> = bounded(0, 0, 1_000_000_000);
+
+/// Replies to each of them; 0, the default, is no limit, for the same reason.
+pub const REPLIES: Bounded<u32> = bounded(0, 0, 1_000_000_000);
+
+/// Datagrams a second of a source that has not proven itself: a resolver behind which a town sits asks that much, and a
+/// forged address costs a backend no more.
+pub const UNPROVEN_DATAGRAMS: Bounded<u32> = bounded(10_000, 0, 1_000_000_000);
+
+/// Bytes a second of replies to such a source: 10 000 answers of DNS of the usual 400 bytes. Who forges an address makes
+/// us send no more than this to its owner.
+pub const UNPROVEN_REPLY_BYTES: Bounded<u64> = bounded(4 << 20, 0, 1 << 40);
+
 /// Silence after one side has finished: long enough for an answer to a request that ended with FIN, short enough that
 /// a side which never answers does not hold two sockets for an hour.
 pub const HALF_CLOSE_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(30), TICK, YEAR);
@@ -66,6 +84,26 @@ pub const WORKERS: Bounded<u32> = bounded(0, 0, 1024);
 
 /// Patience of a drain: the time that Kubernetes gives a pod to end by default.
 pub const DRAIN_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(30), Duration::ZERO, YEAR);
+
+/// How long a datagram may wait for its reply before the backend is blamed: less than the 5 seconds after which a resolver
+/// of glibc asks again, so that the next try goes elsewhere.
+pub const REPLY_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(2), TICK, HOUR);
+
+/// The numbers that QUIC-LB has for configurations; 7 is for connection IDs that no load balancer reads
+/// (draft-ietf-quic-load-balancers section 3).
+pub const QUIC_LB_CONFIG_ID: (u8, u8) = (0, 6);
+
+/// Bytes of a server ID (the same, section 4).
+pub const SERVER_ID_LENGTH: (u8, u8) = (1, 15);
+
+/// Bytes of a nonce (the same).
+pub const NONCE_LENGTH: (u8, u8) = (4, 18);
+
+/// The most bytes of a server ID and a nonce together: a connection ID of QUIC has 20, of which the first is taken.
+pub const SERVER_ID_AND_NONCE: u8 = 19;
+
+/// One QUIC-LB configuration for each number.
+pub const MAX_QUIC_LB: u32 = 7;
 
 /// Percent of a zone's backends below which health is ignored. Half of them failing at once is more often a fault of
 /// the checks than of the backends.
@@ -139,6 +177,12 @@ pub const MAX_COMMAND_WORDS: u32 = 64;
 
 /// The most statuses and ranges in `expect`.
 pub const MAX_STATUSES: u32 = 32;
+
+/// The most networks in one list: each datagram of an unknown source is compared with all of them.
+pub const MAX_NETWORKS: u32 = 256;
+
+/// The most bytes that a check by datagrams sends or expects: such datagrams pass every network whole.
+pub const MAX_OCTETS: usize = 1024;
 
 /// The longest name of a node, listener or service: that of a DNS label (RFC 1035 section 2.3.4).
 pub const MAX_NAME_BYTES: usize = 63;

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `shape` holds the document against the schema, `convert` reads each table's texts into values, `across` compares
-//! the tables. Each takes out what it reports, so the next can go on with the rest.
+//! the tables, after `transports` has settled what the listeners of a service mean for it. Each takes out what it reports, so the next can go on with the rest.
 
 mod checked;
 pub mod limits;
@@ -21,6 +21,7 @@ mod units;
 mod across;
 mod convert;
 mod shape;
+mod transports;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
@@ -33,7 +34,9 @@ use across::Drafts;
 use limits::MAX_FILE_BYTES;
 use problem::Problems;
 
-pub use checked::{Admin, AdminAddress, Config, Endpoint, Health, Listener, LogTarget, Node, Probe, Service};
+pub use checked::{
+    Admin, AdminAddress, Config, Endpoint, Health, Listener, LogTarget, Node, Probe, Service, UdpListener, UdpService,
+};
 pub use problem::{Code, Problem, Severity};
 pub use report::{Place, Report};
 pub use schema::schema;
@@ -82,33 +85,39 @@ fn check(text: &str, problems: &mut Problems) -> Option<Config> {
         return None;
     }
     let services_written = entries(document.get_ref(), "service");
+    let protocols_written = protocols(document.get_ref());
     shape::check(schema(), &mut document, problems);
     let raw = raw::File::deserialize(toml::de::Deserializer::from(document));
     let raw = problems.keep(raw.map_err(|error| Problem::new(Code::WrongType, error.span(), error.message())))?;
-    let (node, mut drafts) = drafts(raw, problems);
+    let (node, mut drafts) = drafts(raw, protocols_written, problems);
     drafts.services_lost = drafts.services.len() < services_written;
+    transports::settle(&mut drafts, problems);
     across::check(&drafts, problems);
     let Drafts { admin: (admin, _), listeners, services, .. } = drafts;
     let listen_lines = listeners.iter().map(|draft| lines(text, &draft.binds)).collect();
+    let hash = hash(text, &services);
     Some(Config {
         node,
         admin,
         listen_lines,
         listeners: listeners.into_iter().map(|draft| draft.listener).collect(),
         services: services.into_iter().map(|draft| draft.service).collect(),
-        hash: hash(text),
+        hash,
         warnings: Report::default(),
     })
 }
 
-fn drafts(raw: raw::File, problems: &mut Problems) -> (Node, Drafts) {
+fn drafts(raw: raw::File, protocols_written: usize, problems: &mut Problems) -> (Node, Drafts) {
     let node = convert::node(raw.node.0.map(|at| at.value).unwrap_or_default(), problems);
     let admin = convert::admin(raw.admin.0.map(|at| at.value).unwrap_or_default(), problems);
-    let listeners = raw.listener.0.into_iter().flat_map(|at| at.value);
-    let listeners = listeners.filter_map(|at| convert::listener(at.value, problems)).collect();
+    let listeners = raw.listener.0.map(|at| at.value).unwrap_or_default();
+    let protocols_left = listeners.iter().filter(|at| at.value.protocol.0.is_some()).count();
+    let protocols_lost = protocols_left < protocols_written;
+    let listeners = listeners.into_iter();
+    let listeners = listeners.filter_map(|at| convert::listener(at.value, protocols_lost, problems)).collect();
     let services = raw.service.0.into_iter().flat_map(|at| at.value);
     let services = services.filter_map(|at| convert::service(at.value, &node.zone, problems)).collect();
-    (node, Drafts { admin, listeners, services, services_lost: false })
+    (node, Drafts { admin, listeners, services, services_lost: false, protocols_lost })
 }
 
 /// How many entries a list of tables has as written, whatever they are.
@@ -118,6 +127,13 @@ fn entries(document: &DeTable<'_>, key: &str) -> usize {
         Some(_) => 1,
         None => 0,
     }
+}
+
+/// How many listeners say a protocol, whatever it is.
+fn protocols(document: &DeTable<'_>) -> usize {
+    let Some(DeValue::Array(listeners)) = document.get("listener").map(|value| value.get_ref()) else { return 0 };
+    let says = |value: &DeValue<'_>| matches!(value, DeValue::Table(table) if table.contains_key("protocol"));
+    listeners.iter().filter(|listener| says(listener.get_ref())).count()
 }
 
 fn read(path: &Path) -> Result<String, Problem> {
@@ -152,9 +168,11 @@ fn lines(text: &str, spans: &[raw::Span]) -> Vec<usize> {
     spans.iter().map(&mut counted).collect()
 }
 
-fn hash(text: &str) -> u64 {
+/// Of the text, and of the keys that it names, which are files of their own.
+fn hash(text: &str, services: &[convert::ServiceDraft]) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
+    services.iter().for_each(|draft| draft.keys.hash(&mut hasher));
     hasher.finish()
 }
 

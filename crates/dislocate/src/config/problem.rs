@@ -47,15 +47,16 @@ codes! {
     NotBuilt = "not-built",
     /// A text that is not a duration with a unit.
     InvalidDuration = "invalid-duration",
-    /// A text that is not an address.
+    /// A text that is not an address or a network.
     InvalidAddress = "invalid-address",
     /// A text that cannot be a name or zone.
     InvalidName = "invalid-name",
-    /// A text that is not a path, status, host or command.
+    /// A text that is not a path, status, host, command, rate, server ID or bytes, or a key that cannot be read.
     InvalidValue = "invalid-value",
     /// Two keys that contradict each other.
     Contradiction = "contradiction",
-    /// Two listeners, two services, or two backends of a service with one name or address.
+    /// Two listeners, two services, or two backends of a service with one name, address or server ID, or two
+    /// configurations with one ID.
     Duplicate = "duplicate",
     /// Two listeners that would take the same connections.
     AddressConflict = "address-conflict",

@@ -206,7 +206,7 @@ const NOT_BUILT_KEYS: [(&str, &str); 2] = [
 ];
 
 /// Words that are agreed on and come later.
-const NOT_BUILT_WORDS: [(&str, &str); 3] = [("protocol", "udp"), ("protocol", "datagram"), ("kind", "udp")];
+const NOT_BUILT_WORDS: [(&str, &str); 1] = [("send_proxy", "v1")];
 
 /// What other load balancers call our keys.
 const FOREIGN_WORDS: [(&str, &str); 10] = [

@@ -5,9 +5,10 @@ use std::ops::RangeInclusive;
 use super::super::checked::{Health, Probe};
 use super::super::limits::{Bounded, HEALTH_FALL, HEALTH_INTERVAL, HEALTH_RISE, HEALTH_STATUSES, HEALTH_TIMEOUT};
 use super::super::problem::{Code, Problem, Problems, quoted};
-use super::super::raw::{self, At, Field, Span, Texts};
+use super::super::raw::{self, At, Field, Octets, Span, Texts};
 use super::super::units;
 use super::duration;
+use super::octets::octets;
 
 /// The checks of a service.
 pub fn health(raw: raw::Health, problems: &mut Problems) -> Health {
@@ -31,37 +32,62 @@ pub fn health(raw: raw::Health, problems: &mut Problems) -> Health {
 
 fn probe(raw: raw::Health, problems: &mut Problems) -> Probe {
     let kind = raw.kind.value().map_or(raw::PROBES[0], String::as_str);
-    let keys = [
-        ("path", raw.path.span(), "http"),
-        ("host", raw.host.span(), "http"),
-        ("expect", raw.expect.span(), "http"),
-        ("command", raw.command.span(), "exec"),
+    let keys: [(_, _, &[&str]); 6] = [
+        ("port", raw.port.span(), &["tcp", "http", "udp"]),
+        ("path", raw.path.span(), &["http"]),
+        ("host", raw.host.span(), &["http"]),
+        ("send", raw.send.span(), &["udp"]),
+        ("expect", raw.expect.span(), &["http", "udp"]),
+        ("command", raw.command.span(), &["exec"]),
     ];
     for (key, span, of) in keys {
-        if let Some(span) = span.filter(|_| of != kind) {
+        if let Some(span) = span.filter(|_| !of.contains(&kind)) {
             problems.push(foreign_key(key, kind, of, span, raw.kind.span()));
         }
     }
+    let port = raw.port.value().copied();
     match kind {
         "none" => Probe::None,
         "http" => Probe::Http {
+            port,
             path: path(raw.path, problems),
             host: host(raw.host, problems),
             expect: statuses(raw.expect, problems),
         },
+        "udp" => Probe::Udp {
+            port,
+            send: send(raw.send, raw.kind.span(), problems),
+            expect: octets("expect", raw.expect, problems).unwrap_or_default(),
+        },
         "exec" => Probe::Exec { command: command(raw.command, raw.kind.span(), problems) },
-        _ => Probe::Tcp,
+        _ => Probe::Tcp { port },
     }
 }
 
-fn foreign_key(key: &str, kind: &str, of: &str, span: Span, kind_span: Option<Span>) -> Problem {
+fn foreign_key(key: &str, kind: &str, of: &[&str], span: Span, kind_span: Option<Span>) -> Problem {
     let message = format!("`{key}` has no meaning for checks of kind `{kind}`");
-    let problem =
-        Problem::new(Code::Contradiction, span, message).help(format!("write `kind = \"{of}\"`, or remove it"));
+    let kinds: Vec<_> = of.iter().map(|of| format!("`kind = \"{of}\"`")).collect();
+    let help = format!("write {}, or remove it", kinds.join(" or "));
+    let problem = Problem::new(Code::Contradiction, span, message).help(help);
     match kind_span {
         Some(kind_span) => problem.related(kind_span, "the kind"),
         None => problem,
     }
+}
+
+fn send(field: Field<Octets>, kind: Option<Span>, problems: &mut Problems) -> Vec<u8> {
+    let help = "write what a backend replies to, as a text or as { hex = \"…\" }";
+    let Some(span) = field.span() else {
+        let problem = Problem::new(Code::MissingKey, kind, "`send` is missing: there is nothing to send");
+        problems.push(problem.help(help));
+        return Vec::new();
+    };
+    let bytes = octets("send", field, problems);
+    if bytes.as_ref().is_some_and(Vec::is_empty) {
+        let problem = Problem::new(Code::InvalidValue, span, "`send` is empty, which no backend replies to");
+        problems.push(problem.help(help));
+    }
+    bytes.unwrap_or_default()
 }
 
 fn path(field: Field<String>, problems: &mut Problems) -> String {
@@ -89,10 +115,19 @@ fn is_token(text: &str) -> bool {
     (1..=MAX_TOKEN_BYTES).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
-fn statuses(field: Field<Texts>, problems: &mut Problems) -> Vec<RangeInclusive<u16>> {
+fn statuses(field: Field<Octets>, problems: &mut Problems) -> Vec<RangeInclusive<u16>> {
     let (low, high) = HEALTH_STATUSES;
-    let Some(At { value: Texts(texts), .. }) = field.0 else { return vec![low..=high] };
-    texts.iter().filter_map(|at| problems.keep(status(at))).collect()
+    match field.0 {
+        None => vec![low..=high],
+        Some(At { value: Octets::Texts(Texts(texts)), .. }) => {
+            texts.iter().filter_map(|at| problems.keep(status(at))).collect()
+        }
+        Some(At { value: Octets::Hex(_), span }) => {
+            let problem = Problem::new(Code::InvalidValue, span, "bytes are no HTTP status");
+            problems.push(problem.help("write statuses, or `kind = \"udp\"` to expect bytes"));
+            Vec::new()
+        }
+    }
 }
 
 fn status(at: &At<String>) -> Result<RangeInclusive<u16>, Problem> {

@@ -7,7 +7,10 @@ mod health;
 mod listen;
 mod listener;
 mod node;
+mod octets;
+mod quic;
 mod service;
+mod udp;
 
 use std::time::Duration;
 

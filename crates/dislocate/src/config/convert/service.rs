@@ -3,14 +3,17 @@
 use std::collections::HashMap;
 
 use balance::{Address, Zone, Zones};
+use proxy::{Draining, SendProxy};
 
-use super::super::checked::{Endpoint, Service};
+use super::super::checked::{Endpoint, Service, UdpService};
 use super::super::limits::{
-    MAX_CONNECTIONS_PER_BACKEND, PANIC_THRESHOLD, PRIORITY, QUEUE_LENGTH, QUEUE_TIMEOUT, WEIGHT, ZONE_MARGIN,
+    MAX_CONNECTIONS_PER_BACKEND, PANIC_THRESHOLD, PRIORITY, QUEUE_LENGTH, QUEUE_TIMEOUT, REPLY_TIMEOUT, WEIGHT,
+    ZONE_MARGIN,
 };
 use super::super::problem::{Code, Problem, Problems, quoted};
-use super::super::raw::{self, At, Span};
+use super::super::raw::{self, At, Field, Span};
 use super::health::health;
+use super::quic::{ServerIds, connection_ids};
 use super::{duration, name, zone};
 
 /// A service and where its parts were written, for the checks that look across tables.
@@ -21,12 +24,31 @@ pub struct ServiceDraft {
     pub name: Span,
     /// Where each of its backends is.
     pub backends: Vec<Span>,
+    /// The keys that only datagrams need, as far as they were written.
+    pub of_datagrams: Vec<(&'static str, Span)>,
+    /// What the files of keys hold that it names.
+    pub keys: Vec<[u8; 16]>,
+    /// Where its check is, if it was written.
+    pub health: Option<Span>,
+    /// Where the kind and the port of its check are, if they were written.
+    pub health_kind: Option<Span>,
+    /// As `health_kind`.
+    pub health_port: Option<Span>,
 }
 
 /// A service whose own keys are right or reported; nothing when it has no name.
 pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Option<ServiceDraft> {
-    let health = health(raw.health.0.map(|at| at.value).unwrap_or_default(), problems);
-    let (backends, spans) = backends(raw.backends.0.map(|at| at.value).unwrap_or_default(), home, problems);
+    let of_datagrams = of_datagrams(&raw);
+    let health_span = raw.health.span();
+    let raw_health = raw.health.0.map(|at| at.value).unwrap_or_default();
+    let (health_kind, health_port) = (raw_health.kind.span(), raw_health.port.span());
+    let health = health(raw_health, problems);
+    let udp = udp(&raw.drain, &raw.reply_timeout, (&raw.send_proxy, &raw.send_proxy_datagrams), problems);
+    let mut keys = Vec::new();
+    let connection_ids = connection_ids(raw.connection_ids, &mut keys, problems);
+    let mut server_ids = ServerIds::new(connection_ids.as_ref());
+    let raw_backends = raw.backends.0.map(|at| at.value).unwrap_or_default();
+    let (backends, spans) = backends(raw_backends, home, &mut server_ids, problems);
     // The first pass has refused every other word.
     let balance = raw.balance.value().and_then(|word| word.parse().ok()).unwrap_or_default();
     let zones = raw.zones.value().and_then(|word| Zones::ALL.into_iter().find(|it| it.as_str() == word));
@@ -47,17 +69,64 @@ pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Optio
         queue_timeout,
         queue_length: raw.queue_length.or(QUEUE_LENGTH.default),
         panic_threshold: raw.panic_threshold.or(PANIC_THRESHOLD.default),
+        udp: UdpService { connection_ids, ..udp },
         backends,
         health,
     };
-    Some(ServiceDraft { service, name: name_span, backends: spans })
+    Some(ServiceDraft {
+        service,
+        name: name_span,
+        backends: spans,
+        of_datagrams,
+        keys,
+        health: health_span,
+        health_kind,
+        health_port,
+    })
 }
 
-fn backends(raw: Vec<At<raw::Endpoint>>, home: &Zone, problems: &mut Problems) -> (Vec<Endpoint>, Vec<Span>) {
+fn of_datagrams(raw: &raw::Service) -> Vec<(&'static str, Span)> {
+    let keys = [
+        ("drain", raw.drain.span()),
+        ("reply_timeout", raw.reply_timeout.span()),
+        ("send_proxy", raw.send_proxy.span()),
+        ("connection_ids", raw.connection_ids.span()),
+    ];
+    keys.into_iter().filter_map(|(key, span)| span.map(|span| (key, span))).collect()
+}
+
+/// What the service has for datagrams, but for connection IDs. The first pass has refused every other word.
+fn udp(
+    drain: &Field<String>,
+    reply_timeout: &Field<String>,
+    (send_proxy, which): (&Field<String>, &Field<String>),
+    problems: &mut Problems,
+) -> UdpService {
+    if let Some(span) = which.span().filter(|_| send_proxy.0.is_none()) {
+        let message = "`send_proxy_datagrams` has no meaning without `send_proxy`";
+        problems.push(Problem::new(Code::Contradiction, span, message).help("add `send_proxy = \"v2\"`, or remove it"));
+    }
+    let every = which.value().is_some_and(|word| word == raw::SEND_PROXY_DATAGRAMS[1]);
+    let send_proxy = send_proxy.value().map(|_| if every { SendProxy::Every } else { SendProxy::First });
+    let move_now = drain.value().is_some_and(|word| word == raw::DRAINS[1]);
+    UdpService {
+        draining: if move_now { Draining::MoveNow } else { Draining::KeepFlows },
+        reply_timeout: duration("reply_timeout", reply_timeout, REPLY_TIMEOUT, problems),
+        send_proxy,
+        connection_ids: None,
+    }
+}
+
+fn backends(
+    raw: Vec<At<raw::Endpoint>>,
+    home: &Zone,
+    server_ids: &mut ServerIds<'_>,
+    problems: &mut Problems,
+) -> (Vec<Endpoint>, Vec<Span>) {
     let mut seen: HashMap<Address, Span> = HashMap::new();
     let (mut backends, mut spans) = (Vec::new(), Vec::new());
     for At { value: raw::Endpoint(table), .. } in raw {
-        let Some((endpoint, span)) = endpoint(table, home, problems) else { continue };
+        let Some((endpoint, span)) = endpoint(table, home, server_ids, problems) else { continue };
         match seen.get(&endpoint.address) {
             Some(first) => {
                 let message = format!("backend {} is in this service twice", endpoint.address);
@@ -75,12 +144,18 @@ fn backends(raw: Vec<At<raw::Endpoint>>, home: &Zone, problems: &mut Problems) -
     (backends, spans)
 }
 
-fn endpoint(raw: raw::EndpointTable, home: &Zone, problems: &mut Problems) -> Option<(Endpoint, Span)> {
+fn endpoint(
+    raw: raw::EndpointTable,
+    home: &Zone,
+    server_ids: &mut ServerIds<'_>,
+    problems: &mut Problems,
+) -> Option<(Endpoint, Span)> {
     let zone = zone(&raw.zone, problems).unwrap_or_else(|| home.clone());
     let priority = priority(&raw, problems);
+    let server_id = raw.server_id.0.and_then(|at| problems.keep(server_ids.take(&at)));
     let at = raw.address.0?;
     let address = problems.keep(address(&at))?;
-    Some((Endpoint { address, weight: raw.weight.or(WEIGHT.default), zone, priority }, at.span))
+    Some((Endpoint { address, weight: raw.weight.or(WEIGHT.default), zone, priority, server_id }, at.span))
 }
 
 fn address(at: &At<String>) -> Result<Address, Problem> {

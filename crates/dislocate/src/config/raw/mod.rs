@@ -1,16 +1,20 @@
 //! What the user wrote, key by key. The JSON Schema is derived from these types, and with it the first pass over a
 //! file; so the doc comments here are what an editor shows.
 
+mod datagram;
 mod field;
+mod forms;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::limits::*;
 use super::names::{NAME_PATTERN, ZONE_PATTERN};
-use super::units::{DURATION_PATTERN, text};
+use super::units::{BYTE_RATE_PATTERN, DURATION_PATTERN, RATE_PATTERN, byte_rate_text, text};
 
+pub use datagram::{ConnectionIds, Octets, QuicLb};
 pub use field::{At, Field, Span, Texts};
+pub use forms::{DRAINS, PROBES, SEND_PROXY_DATAGRAMS};
 
 /// The configuration of dislocate.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
@@ -71,14 +75,14 @@ pub struct Listener {
     #[schemars(regex(pattern = NAME_PATTERN))]
     pub name: Field<String>,
     /// An address, a range of ports, a unix path, or a list of these. `[::]` takes IPv4 too.
-    #[schemars(schema_with = "text_or_texts")]
+    #[schemars(schema_with = "forms::text_or_texts")]
     pub listen: Field<Texts>,
-    /// `tcp`, or `stream` on a unix path. Left out: whichever fits the address.
-    #[schemars(schema_with = "protocols")]
+    /// `tcp` or `udp`; on a unix path `stream` or `datagram`. Left out: `tcp` or `stream`, whichever fits the address.
+    #[schemars(schema_with = "forms::protocols")]
     pub protocol: Field<String>,
     /// The name of the service behind it.
     pub service: Field<String>,
-    /// Silence in both directions after which a session is ended.
+    /// Silence in both directions after which a session is ended. With `udp` and `datagram` the default is 30s.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(IDLE_TIMEOUT.default)))]
     pub idle_timeout: Field<String>,
     /// Silence after one side has finished after which a session is ended.
@@ -108,6 +112,21 @@ pub struct Listener {
     /// Whether bulk data moves inside the kernel, by splice(2).
     #[schemars(extend("default" = true))]
     pub splice: Field<bool>,
+    /// With `udp` and `datagram`: datagrams of the client that one flow takes; 0 is no limit.
+    #[schemars(range(max = REQUESTS.max), extend("default" = REQUESTS.default))]
+    pub requests: Field<u32>,
+    /// With `udp` and `datagram`: replies to each of them, after which the flow may end; 0 is no limit.
+    #[schemars(range(max = REPLIES.max), extend("default" = REPLIES.default))]
+    pub replies: Field<u32>,
+    /// With `udp`: the networks that must say by a PROXY header on whose behalf they send.
+    #[schemars(schema_with = "forms::networks")]
+    pub accept_proxy: Field<Texts>,
+    /// With `udp`: datagrams of a source that has not shown that it gets the replies; "0/s" is no limit.
+    #[schemars(regex(pattern = RATE_PATTERN), extend("default" = format!("{}/s", UNPROVEN_DATAGRAMS.default)))]
+    pub unproven_datagrams: Field<String>,
+    /// With `udp`: bytes of replies to such a source; "0B/s" is no limit.
+    #[schemars(regex(pattern = BYTE_RATE_PATTERN), extend("default" = byte_rate_text(UNPROVEN_REPLY_BYTES.default)))]
+    pub unproven_reply_bytes: Field<String>,
 }
 
 /// A table `[[service]]`.
@@ -119,10 +138,10 @@ pub struct Service {
     #[schemars(regex(pattern = NAME_PATTERN))]
     pub name: Field<String>,
     /// How a backend is chosen for a new session.
-    #[schemars(schema_with = "policies")]
+    #[schemars(schema_with = "forms::policies")]
     pub balance: Field<String>,
     /// What zones mean to `balance = "latency"`.
-    #[schemars(schema_with = "zones")]
+    #[schemars(schema_with = "forms::zones")]
     pub zones: Field<String>,
     /// How much sooner another zone must answer, beside 10 %.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(ZONE_MARGIN.default)))]
@@ -142,6 +161,21 @@ pub struct Service {
     /// Percent of a zone's backends below which health is ignored.
     #[schemars(range(max = PANIC_THRESHOLD.max), extend("default" = PANIC_THRESHOLD.default))]
     pub panic_threshold: Field<u8>,
+    /// Of datagrams: what becomes of flows whose backend drains.
+    #[schemars(schema_with = "forms::drains")]
+    pub drain: Field<String>,
+    /// Of datagrams: how long one may wait for a reply before the backend is blamed, where backends reply at all.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(REPLY_TIMEOUT.default)))]
+    pub reply_timeout: Field<String>,
+    /// Of datagrams: the PROXY header that tells backends the client. Left out: none.
+    #[schemars(schema_with = "forms::send_proxy")]
+    pub send_proxy: Field<String>,
+    /// With `send_proxy`: which datagrams of a flow begin with the header.
+    #[schemars(schema_with = "forms::send_proxy_datagrams")]
+    pub send_proxy_datagrams: Field<String>,
+    /// Of QUIC: how connection IDs lead to backends, so that clients may change their address.
+    #[schemars(schema_with = "forms::connection_ids")]
+    pub connection_ids: Field<ConnectionIds>,
     /// The addresses that serve it.
     #[schemars(length(min = 1, max = MAX_BACKENDS))]
     pub backends: Field<Vec<At<Endpoint>>>,
@@ -182,14 +216,18 @@ pub struct EndpointTable {
     /// `true` is `priority = 1`.
     #[schemars(extend("default" = false))]
     pub backup: Field<bool>,
+    /// With `connection_ids`: the server ID in the connection IDs that it issues, in hexadecimal.
+    #[schemars(regex(pattern = forms::SERVER_ID_PATTERN))]
+    pub server_id: Field<String>,
 }
 
 /// The table `health` of a service.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("if" = forms::is_udp(), "else" = forms::expects_statuses()))]
 pub struct Health {
-    /// What is tried: a connection, a request, a command, or nothing.
-    #[schemars(schema_with = "probes")]
+    /// What is tried: a connection, a request, a datagram, a command, or nothing.
+    #[schemars(schema_with = "forms::probes")]
     pub kind: Field<String>,
     /// Time between two checks of one backend.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(HEALTH_INTERVAL.default)))]
@@ -203,59 +241,22 @@ pub struct Health {
     /// Bad checks in a row that take a backend out.
     #[schemars(range(min = HEALTH_FALL.min, max = HEALTH_FALL.max), extend("default" = HEALTH_FALL.default))]
     pub fall: Field<u32>,
+    /// With `tcp`, `http` and `udp`: another port of the backend's address to ask.
+    #[schemars(range(min = 1))]
+    pub port: Field<u16>,
     /// With `http`: what is asked for.
     #[schemars(extend("default" = "/"))]
     pub path: Field<String>,
     /// With `http`: the Host header. Left out: the backend's address.
     pub host: Field<String>,
-    /// With `http`: the statuses that count as good, each a number or a range such as "200-299".
-    #[schemars(schema_with = "statuses")]
-    pub expect: Field<Texts>,
+    /// With `udp`: what is sent, as a text or as `{ hex = "…" }`.
+    #[schemars(schema_with = "forms::octets")]
+    pub send: Field<Octets>,
+    /// With `http`: the statuses that count as good, each a number or a range such as "200-299". With `udp`: what the
+    /// reply begins with, as a text or as `{ hex = "…" }`; left out, any reply is good.
+    #[schemars(schema_with = "forms::statuses_or_octets")]
+    pub expect: Field<Octets>,
     /// With `exec`: the program, by its absolute path, and its arguments.
     #[schemars(length(max = MAX_COMMAND_WORDS))]
     pub command: Field<Vec<At<String>>>,
-}
-
-/// The kinds of check, the default first.
-pub const PROBES: [&str; 4] = ["tcp", "http", "exec", "none"];
-
-/// The protocols that are built.
-pub const PROTOCOLS: [&str; 2] = ["tcp", "stream"];
-
-fn text_or_texts(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "anyOf": [
-        { "type": "string" },
-        { "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": MAX_PORTS_PER_LISTENER },
-    ]})
-}
-
-fn statuses(_: &mut SchemaGenerator) -> Schema {
-    let number = json_schema!({ "type": "integer", "minimum": 100, "maximum": 599 });
-    let range = json_schema!({ "type": "string", "pattern": "^[1-5][0-9]{2}(-[1-5][0-9]{2})?$" });
-    let (low, high) = HEALTH_STATUSES;
-    json_schema!({
-        "anyOf": [
-            number, range,
-            { "type": "array", "items": { "anyOf": [number, range] }, "minItems": 1, "maxItems": MAX_STATUSES },
-        ],
-        "default": format!("{low}-{high}"),
-    })
-}
-
-fn protocols(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": PROTOCOLS })
-}
-
-fn probes(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": PROBES, "default": PROBES[0] })
-}
-
-fn zones(_: &mut SchemaGenerator) -> Schema {
-    let names = balance::Zones::ALL.map(balance::Zones::as_str);
-    json_schema!({ "type": "string", "enum": names, "default": balance::Zones::default().as_str() })
-}
-
-fn policies(_: &mut SchemaGenerator) -> Schema {
-    let names = balance::Policy::ALL.map(balance::Policy::as_str);
-    json_schema!({ "type": "string", "enum": names, "default": balance::Policy::default().as_str() })
 }

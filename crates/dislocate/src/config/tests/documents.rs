@@ -26,6 +26,9 @@ fn keys_of_schema() -> BTreeMap<(String, String), Option<String>> {
             }
             visit(key, schema, keys);
             visit(key, &schema["items"], keys);
+            for branch in schema["anyOf"].as_array().into_iter().flatten() {
+                visit(key, &branch["items"], keys);
+            }
             for branch in schema["items"]["anyOf"].as_array().into_iter().flatten() {
                 visit(key, branch, keys);
             }

@@ -114,11 +114,16 @@ proptest! {
 
     #[test]
     fn any_value_of_any_key_is_survived(
-        key in "(listen|protocol|service|idle_timeout|retries|splice|name)",
-        value in "(\".{0,30}\"|[0-9xob_.eTZ:+-]{1,24}|\\[(\"[0-9:.\\[\\]-]{0,20}\",){0,3}\\])",
+        key in "(listen|protocol|service|idle_timeout|retries|splice|name|requests|accept_proxy|unproven_reply_bytes)",
+        value in "(\".{0,30}\"|\"[0-9a-f:.]{0,20}/[0-9s]{0,3}\"|[0-9xob_.eTZ:+-]{1,24}|\\[(\"[0-9:.\\[\\]-]{0,20}\",){0,3}\\])",
     ) {
         survive(&with(&format!("{key} = {value}"), BACKENDS));
         survive(&with(LISTEN, &format!("backends = [{value}]")));
         survive(&with(LISTEN, &format!("{BACKENDS}\nhealth = {{ kind = \"http\", expect = {value} }}")));
+        let udp = format!("{LISTEN}\nprotocol = \"udp\"");
+        survive(&with(&format!("{udp}\n{key} = {value}"), BACKENDS));
+        survive(&with(&udp, &format!("{BACKENDS}\nhealth = {{ kind = \"udp\", send = {value}, expect = {{ hex = {value} }} }}")));
+        let ids = format!("connection_ids = [{{ config_id = {value}, server_id_length = 1, nonce_length = 4 }}]");
+        survive(&with(&udp, &format!("{ids}\nbackends = [{{ address = \"10.0.0.1:80\", server_id = {value} }}]")));
     }
 }

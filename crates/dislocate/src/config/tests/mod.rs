@@ -1,5 +1,6 @@
 //! Tests of the whole way from text to configuration or report.
 
+mod datagrams;
 mod documents;
 mod hostile;
 mod mistakes;

@@ -36,6 +36,20 @@ fn good_documents_fit_both() {
         with("listen = [\"[::]:80\", \"unix:/x\"]", "backends = [{ address = \"10.0.0.1:80\", backup = true }]"),
         health("{ kind = \"http\", expect = [204, \"200-299\"] }"),
         health("{ kind = \"http\", expect = 204 }"),
+        health("{ kind = \"udp\", send = \"ping\", expect = \"pong\", port = 7 }"),
+        health("{ kind = \"udp\", send = { hex = \"00fF\" }, expect = { hex = \"\" } }"),
+        with(
+            UDP,
+            "backends = [{ address = \"10.0.0.1:80\", server_id = \"0a\" }]\nconnection_ids = [{ config_id = 6, server_id_length = 1, nonce_length = 18 }]",
+        ),
+        with(
+            UDP,
+            "backends = [\"10.0.0.1:80\"]\ndrain = \"move_now\"\nsend_proxy = \"v2\"\nconnection_ids = \"learned\"",
+        ),
+        with(
+            &format!("{UDP}\naccept_proxy = \"::/0\"\nunproven_datagrams = \"0/s\"\nunproven_reply_bytes = \"5KiB/s\""),
+            BACKENDS,
+        ),
         health("{ kind = \"exec\", command = [\"/bin/true\"], interval = \"1d\" }"),
     ];
     for text in texts {
@@ -59,7 +73,23 @@ fn bad_documents_fit_neither() {
         listener("max_connections = 0"),
         listener("idle_timeout = \"1 hour\""),
         listener("idle_timeout = \"1h30m\""),
-        listener("protocol = \"udp\""),
+        listener("protocol = \"upd\""),
+        listener("requests = \"1\""),
+        with(&format!("{UDP}\nunproven_datagrams = \"5\""), BACKENDS),
+        with(&format!("{UDP}\nunproven_datagrams = 0"), BACKENDS),
+        with(&format!("{UDP}\nunproven_reply_bytes = \"5/s\""), BACKENDS),
+        with(&format!("{UDP}\naccept_proxy = []"), BACKENDS),
+        with(UDP, "backends = [\"10.0.0.1:80\"]\nsend_proxy = \"v1\""),
+        with(UDP, "backends = [\"10.0.0.1:80\"]\nconnection_ids = \"encoded\""),
+        with(
+            UDP,
+            "backends = [\"10.0.0.1:80\"]\nconnection_ids = [{ config_id = 7, server_id_length = 1, nonce_length = 4 }]",
+        ),
+        with(UDP, "backends = [\"10.0.0.1:80\"]\nconnection_ids = [{ config_id = 0, server_id_length = 1 }]"),
+        with(UDP, "backends = [{ address = \"10.0.0.1:80\", server_id = \"abc\" }]"),
+        service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"udp\", send = { hex = \"abc\" } }"),
+        service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"udp\", send = { text = \"abc\" } }"),
+        service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"http\", expect = { hex = \"ab\" } }"),
         listener("splice = \"yes\""),
         with("listen = []", BACKENDS),
         with("listen = 80", BACKENDS),
@@ -82,9 +112,12 @@ fn bad_documents_fit_neither() {
     }
 }
 
+const UDP: &str = "listen = \"127.0.0.1:80\"\nprotocol = \"udp\"";
+
 /// A value of any TOML type that JSON has too, as TOML text.
 fn any_value() -> impl Strategy<Value = String> {
-    let words = ["tcp", "stream", "5s", "10.0.0.1:80", "200-299", "web", "local", "none", ""];
+    let words =
+        ["tcp", "stream", "udp", "learned", "9/s", "00", "5s", "10.0.0.1:80", "200-299", "web", "local", "none", ""];
     let leaf = prop_oneof![
         prop::sample::select(words.to_vec()).prop_map(|word| format!("\"{word}\"")),
         (-2i64..70_000).prop_map(|number| number.to_string()),
@@ -92,7 +125,7 @@ fn any_value() -> impl Strategy<Value = String> {
         Just("1.5".to_owned()),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
-        let keys = ["address", "kind", "expect", "weight", "name", "rise", "x"];
+        let keys = ["address", "kind", "expect", "send", "hex", "weight", "name", "rise", "x"];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
             prop::collection::btree_map(prop::sample::select(keys.to_vec()), inner, 0..3).prop_map(|table| {
@@ -107,7 +140,7 @@ proptest! {
     #[test]
     fn any_document_gets_one_verdict(
         key in prop::sample::select(vec!["node", "admin", "listener", "service"]),
-        inner in prop::sample::select(vec!["name", "listen", "retries", "splice", "backends", "health", "workers", "x"]),
+        inner in prop::sample::select(vec!["name", "listen", "retries", "splice", "backends", "health", "protocol", "connection_ids", "workers", "x"]),
         value in any_value(),
         whole in any::<bool>(),
     ) {

@@ -38,7 +38,7 @@ fn a_key_that_is_left_out_has_its_default() {
     assert_eq!(service.queue_timeout, Duration::from_secs(5));
     let (backend, health) = (&service.backends[0], &service.health);
     assert_eq!((backend.weight, &backend.zone, backend.priority), (1, &node.zone, 0));
-    assert_eq!((&health.probe, health.rise, health.fall), (&Probe::Tcp, 2, 3));
+    assert_eq!((&health.probe, health.rise, health.fall), (&Probe::Tcp { port: None }, 2, 3));
     assert_eq!((health.interval, health.timeout), (Duration::from_secs(5), Duration::from_secs(1)));
 }
 
@@ -101,7 +101,7 @@ fn every_value_is_taken_as_it_is_written() {
     assert_eq!((&first.address, first.zone.as_str()), (&"10.0.0.1:80".parse::<Address>().unwrap(), "fra/a"));
     assert_eq!((second.weight, second.zone.as_str(), second.priority), (0, "ams", 1));
     let expect = vec![204..=204, 300..=302];
-    assert_eq!(service.health.probe, Probe::Http { path: "/up".into(), host: Some("web".into()), expect });
+    assert_eq!(service.health.probe, Probe::Http { port: None, path: "/up".into(), host: Some("web".into()), expect });
     assert_eq!(service.health.timeout, Duration::from_millis(200), "the default timeout is longer than the interval");
 }
 
