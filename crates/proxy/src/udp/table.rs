@@ -1,17 +1,20 @@
 //! Which flow a datagram belongs to, and when flows end: pure, by addresses, lengths and the time.
 //!
 //! ```text
-//!  New --open--> in use --`requests` datagrams came--> used up --+
-//!                  |                                      |      |  each ends by silence (`expired`), by the last reply
-//!                  +------------------ end ---------------+------+  (`Reply::DeliverAndEnd`), or because the engine says so
+//!  New --open--> in use --`requests` datagrams came--> used up
+//!                  |                                      |
+//!                  +----------------- end ----------------+
 //! ```
 //!
-//! A flow in use is found by its key. A flow that is used up is found by its [`FlowId`] only, so that its client's next
-//! datagram is new while replies still come home. Until its first reply a flow is *unanswered*, and nothing tells it from
-//! one that a forged address began: unanswered flows are bounded per network, and are what is given up for room.
+//! Either ends by silence (`expired`), by the last reply (`Reply::DeliverAndEnd`), or because the engine wants it.
 //!
-//! Nothing is made for a datagram before [`Table::open`], but for the entry that counts its source (`sources`). All that
-//! comes in with a datagram is hashed with a random key.
+//! A flow in use is found by its key. A flow that is used up is found by its [`FlowId`] only, so that its client's
+//! next datagram is new while replies still come home. Until its first reply a flow is *unanswered*, and nothing
+//! tells it from one that a forged address began: unanswered flows are bounded per network, and are what is given up
+//! for room.
+//!
+//! Nothing is made for a datagram before [`Table::open`], but for the entry that counts its source (`sources`). All
+//! that comes in with a datagram is hashed with a random key.
 
 mod flow;
 #[cfg(test)]
@@ -68,8 +71,8 @@ impl Rules {
         self.requests > 0 && flow.requests >= u64::from(self.requests)
     }
 
-    /// Whether all replies that were to come are here. Where `requests` is a limit too, it is reached first: until then
-    /// the client is expected to go on.
+    /// Whether all replies that were to come are here. Where `requests` is a limit too, it is reached first: until
+    /// then the client is expected to go on.
     fn all_answered<K>(&self, flow: &Flow<K>) -> bool {
         let complete = !flow.indexed || flow.requests >= u64::from(self.requests);
         self.replies > 0 && complete && flow.replies >= flow.requests.saturating_mul(self.replies.into())
@@ -103,16 +106,16 @@ pub(crate) enum Reply {
     Deliver,
     /// They go to the client and are the last: the flow is to be ended.
     DeliverAndEnd,
-    /// They are dropped, because the client has not proven itself and is sent more than it then may be. The flow lives on
-    /// as if they had not come, but no longer waits: its backend did answer.
+    /// They are dropped, because the client has not proven itself and is sent more than it then may be. The flow
+    /// lives on as if they had not come, but no longer waits: its backend did answer.
     OverBudget,
 }
 
 /// The flows of one listener and worker.
 ///
-/// *Cost*: an arrival on a known flow is a keyed hash, a look-up and a few stores; no call allocates but [`Table::open`]
-/// and the growth of `sources`. At most 160 bytes for each flow with a key of up to 52 bytes, and as long as it is
-/// unanswered up to 40 more for its network. The table keeps the room that it once needed.
+/// *Cost*: an arrival on a known flow is a keyed hash, a look-up and a few stores; no call allocates but
+/// [`Table::open`] and the growth of `sources`. At most 160 bytes for each flow with a key of up to 52 bytes, and as
+/// long as it is unanswered up to 40 more for its network. The table keeps the room that it once needed.
 #[derive(Debug)]
 pub(crate) struct Table<K> {
     rules: Rules,
@@ -164,8 +167,8 @@ impl<K: Origin> Table<K> {
         }
     }
 
-    /// Whose are `datagrams` of together `bytes` that came from `key`'s client? For [`Arrival::Flow`] they are counted as
-    /// its requests and keep it alive; for [`Arrival::New`] they count towards the source's rate only.
+    /// Whose are `datagrams` of together `bytes` that came from `key`'s client? For [`Arrival::Flow`] they are
+    /// counted as its requests and keep it alive; for [`Arrival::New`] they count towards the source's rate only.
     ///
     /// A batch is never divided: one that exceeds `requests` counts to the flow whole, and asks for as many replies.
     pub(crate) fn arrive(&mut self, key: &K, datagrams: u32, bytes: u64, now_ms: u64) -> Arrival {
@@ -196,8 +199,8 @@ impl<K: Origin> Table<K> {
         Arrival::Flow(id)
     }
 
-    /// Begins the flow that `arrive` found [`Arrival::New`], with its first datagrams counted. A flow in use that had the
-    /// key is used up by it.
+    /// Begins the flow that `arrive` found [`Arrival::New`], with its first datagrams counted. A flow in use that had
+    /// the key is used up by it.
     pub(crate) fn open(&mut self, key: K, datagrams: u32, bytes: u64, now_ms: u64) -> FlowId {
         let hash = self.hashing.hash_one(&key);
         if let Some(slot) = self.find(hash, &key) {
@@ -218,8 +221,8 @@ impl<K: Origin> Table<K> {
         id
     }
 
-    /// Counts `datagrams` of together `bytes` that came from a flow's backend, and says what becomes of them. None: there
-    /// is no such flow any more.
+    /// Counts `datagrams` of together `bytes` that came from a flow's backend, and says what becomes of them. None:
+    /// there is no such flow any more.
     pub(crate) fn reply(&mut self, id: FlowId, datagrams: u32, bytes: u64, now_ms: u64) -> Option<Reply> {
         let flow = self.slots.get_mut(id)?;
         flow.waiting_since_ms = None;
@@ -261,8 +264,8 @@ impl<K: Origin> Table<K> {
         Some(flow)
     }
 
-    /// Adds the flows whose time is over to `into`, in the order of their deadlines: not before their deadline, and up to
-    /// 1/32 of `idle_ms` after it. Each is reported at every call until it is ended or a datagram comes for it.
+    /// Adds the flows whose time is over to `into`, in the order of their deadlines: not before their deadline, and
+    /// up to 1/32 of `idle_ms` after it. Each is reported at every call until it is ended or a datagram comes for it.
     pub(crate) fn expired(&mut self, now_ms: u64, into: &mut Vec<FlowId>) {
         let mut fired = std::mem::take(&mut self.fired);
         fired.extend(self.overdue.drain(..).filter_map(|id| self.slots.get(id).map(|_| id.slot_bits())));
@@ -278,7 +281,8 @@ impl<K: Origin> Table<K> {
     }
 
     /// When `expired` will next have something to do: at the latest when it would report a flow. None when there is
-    /// nothing to wait for. After a call of `expired` whose flows were ended, this is later than the time of the call.
+    /// nothing to wait for. After a call of `expired` whose flows were ended, this is later than the time of the
+    /// call.
     pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
         if self.slots.overdue() > 0 { Some(self.wheel.done_ms()) } else { self.wheel.next_ms() }
     }
@@ -337,7 +341,8 @@ impl<K: Origin> Table<K> {
         }
     }
 
-    /// Puts the flow in a slot that is not on the wheel where it belongs at `now_ms`: on the wheel or among the overdue.
+    /// Puts the flow in a slot that is not on the wheel where it belongs at `now_ms`: on the wheel or among the
+    /// overdue.
     fn file(&mut self, slot: u32, now_ms: u64) {
         let Some((id, flow)) = self.slots.at(slot) else { return };
         let deadline_ms = self.rules.deadline_ms(flow);
@@ -350,11 +355,11 @@ impl<K: Origin> Table<K> {
     }
 }
 
-/// The network and the source that `ip` counts to: for IPv4 its /24 and the address, for IPv6 its /48 and /64, which are
-/// what a site and a client are given (RFC 6177). An IPv4 address is the same in its IPv6 form.
+/// The network and the source that `ip` counts to: for IPv4 its /24 and the address, for IPv6 its /48 and /64, which
+/// are what a site and a client are given (RFC 6177). An IPv4 address is the same in its IPv6 form.
 ///
-/// *Shape*: the leading bits of an IPv6 address. IPv4 lies where 0:1::/32 would, which is reserved (RFC 4291, 2.4) and no
-/// client's.
+/// *Shape*: the leading bits of an IPv6 address. IPv4 lies where 0:1::/32 would, which is reserved (RFC 4291, 2.4)
+/// and no client's.
 pub(crate) fn prefixes(ip: IpAddr) -> (u64, u64) {
     const IPV4: u64 = 1 << 32;
     match ip.to_canonical() {

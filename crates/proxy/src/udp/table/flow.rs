@@ -1,7 +1,7 @@
 //! One flow: its name and what is counted of it.
 
-/// A flow's name in events and deadlines: its slot, and a generation that no earlier flow of the slot had. So an event
-/// that is late names no flow, never another's.
+/// A flow's name in events and deadlines: its slot, and a generation that no earlier flow of the slot had. So an
+/// event that is late names no flow, never another's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct FlowId(u64);
 
@@ -67,15 +67,16 @@ pub(crate) struct Flow<K> {
     pub(super) indexed: bool,
 }
 
-/// How often a client must have gone on after a reply within one flow, and how old the flow must then be, until its source
-/// counts as proven.
+/// How often a client must have gone on after a reply within one flow, and how old the flow must then be, until its
+/// source counts as proven.
 ///
-/// Four turns in a second, because a forger who sends a burst at random meets a reply between two of his datagrams now and
-/// then, but not four times over and after a whole second, while a call, a game or a QUIC connection has it in its first
-/// seconds. It is evidence, not proof: whoever keeps sending slowly with one forged address while the backend answers
-/// looks the same. That costs him a flow, five datagrams and a second for each address (or /64 of IPv6), within the rates
-/// of the unproven; from then on the backend's answers go to that address unbounded by rate, as they would without us,
-/// and what remains is the bound on flows. Protocols that validate addresses themselves (QUIC's Retry) do it better.
+/// Four turns in a second, because a forger who sends a burst at random meets a reply between two of his datagrams
+/// now and then, but not four times over and after a whole second, while a call, a game or a QUIC connection has it
+/// in its first seconds. It is evidence, not proof: whoever keeps sending slowly with one forged address while the
+/// backend answers looks the same. That costs him a flow, five datagrams and a second for each address (or /64 of
+/// IPv6), within the rates of the unproven; from then on the backend's answers go to that address unbounded by rate,
+/// as they would without us, and what remains is the bound on flows. Protocols that validate addresses themselves
+/// (QUIC's Retry) do it better.
 pub(super) const PROOF_TURNS: u8 = 4;
 /// See [`PROOF_TURNS`].
 pub(super) const PROOF_MS: u64 = 1_000;

@@ -1,4 +1,5 @@
-//! Where flows are kept: slots that are used again under another generation, and the list of the unanswered among them.
+//! Where flows are kept: slots that are used again under another generation, and the list of the unanswered among
+//! them.
 
 use super::flow::{Flow, FlowId};
 
@@ -169,7 +170,8 @@ mod tests {
     fn a_flow_takes_no_more_than_is_accounted_for() {
         type Key = (std::net::SocketAddr, std::net::IpAddr, [u8; 3]);
         assert_eq!(size_of::<Key>(), 52);
-        // Beside the slot a link of the wheel and, at its emptiest after it grew, 16/7 buckets of five bytes of the index.
+        // Beside the slot a link of the wheel and, at its emptiest after it grew, 16/7 buckets of five bytes of the
+        // index.
         assert!(size_of::<Slot<Key>>() + 4 + 12 <= 160, "a flow takes {} bytes", size_of::<Slot<Key>>());
     }
 }

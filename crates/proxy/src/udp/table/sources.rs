@@ -4,13 +4,13 @@ use std::hash::{BuildHasher, RandomState};
 
 /// Sources by their recent use, in bounded memory.
 ///
-/// *Shape*: sets of eight entries; a keyed hash says which set a source is in. An entry that tells nothing more than no
-/// entry does (unproven, nothing owed: at the latest a second after its last use) is free for another. When a set has
-/// none, the number of sets doubles, up to [`MAX_ENTRIES`]; then the entry that was seen least recently makes room, and
-/// its source begins anew.
+/// *Shape*: sets of eight entries; a keyed hash says which set a source is in. An entry that tells nothing more than
+/// no entry does (unproven, nothing owed: at the latest a second after its last use) is free for another. When a set
+/// has none, the number of sets doubles, up to [`MAX_ENTRIES`]; then the entry that was seen least recently makes
+/// room, and its source begins anew.
 ///
-/// *Cost*: 40 bytes an entry, none where no rate is limited. A look-up is a hash and at most five cache lines; to double
-/// costs a hash an entry, a millisecond at the most.
+/// *Cost*: 40 bytes an entry, none where no rate is limited. A look-up is a hash and at most five cache lines; to
+/// double costs a hash an entry, a millisecond at the most.
 #[derive(Debug)]
 pub(super) struct Sources {
     hashing: RandomState,
@@ -43,8 +43,8 @@ struct Entry {
 }
 
 const WAYS: usize = 8;
-/// 2.5 MiB for each worker of a listener that is flooded; more sources than a listener has clients that are active and
-/// not proven at the same time.
+/// 2.5 MiB for each worker of a listener that is flooded; more sources than a listener has clients that are active
+/// and not proven at the same time.
 const MAX_ENTRIES: usize = 65_536;
 const FIRST_ENTRIES: usize = 128;
 /// What a source that was silent may do at once: what it may do in a second.
@@ -139,9 +139,9 @@ fn way(set: &Set, source: u64, now_ns: u64) -> Option<usize> {
     set.iter().position(|entry| entry.source == source).or_else(|| set.iter().position(tells_nothing))
 }
 
-/// A token bucket as the time when it will be full again (the virtual scheduling of ITU-T I.371, annex A): no refills,
-/// nothing lost by rounding. A full bucket pays for everything and owes the rest, so that a batch of more than a second's
-/// worth is late, not stuck.
+/// A token bucket as the time when it will be full again (the virtual scheduling of ITU-T I.371, annex A): no
+/// refills, nothing lost by rounding. A full bucket pays for everything and owes the rest, so that a batch of more
+/// than a second's worth is late, not stuck.
 fn pay(owed_ns: &mut u64, cost_ns: u64, now_ns: u64) -> bool {
     let full = *owed_ns <= now_ns;
     let then_ns = (*owed_ns).max(now_ns).saturating_add(cost_ns);

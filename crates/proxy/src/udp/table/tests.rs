@@ -19,7 +19,7 @@ impl Origin for Client {
 }
 
 /// Without any limit but silence.
-pub(super) const RULES: Rules = Rules { idle_ms: 3_200, requests: 0, replies: 0, prefix_share: 0, unproven: UNLIMITED };
+const RULES: Rules = Rules { idle_ms: 3_200, requests: 0, replies: 0, prefix_share: 0, unproven: UNLIMITED };
 
 fn client(last: u8, port: u16) -> Client {
     Client(Ipv4Addr::new(192, 0, 2, last).into(), port)

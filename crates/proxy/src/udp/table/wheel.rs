@@ -1,9 +1,10 @@
-//! When to look at which slot: a hashed timing wheel (Varghese, Lauck: Hashed and hierarchical timing wheels, SOSP 1987,
-//! scheme 6).
+//! When to look at which slot: a hashed timing wheel (Varghese, Lauck: Hashed and hierarchical timing wheels, SOSP
+//! 1987, scheme 6).
 //!
 //! It knows slots, not deadlines: a slot fires at or before the end of the tick that its deadline is in when it is
-//! filed, and whoever holds the deadlines files it again if it was put off meanwhile. So a datagram only stores its time, and what ends
-//! needs no removal: its slot fires once more, and if another flow has taken the slot, for that one, too early.
+//! filed, and whoever holds the deadlines files it again if it was put off meanwhile. So a datagram only stores its
+//! time, and what ends needs no removal: its slot fires once more, and if another flow has taken the slot, for that
+//! one, too early.
 
 /// *Shape*: a ring of ticks, each with a list of slots that runs through `next`.
 #[derive(Debug)]
@@ -33,8 +34,8 @@ impl Wheel {
         Self { tick_ms, done: now_ms / tick_ms, occupied: 0, heads: [END; TICKS as usize], next: Vec::new() }
     }
 
-    /// Has `slot` fire when `deadline_ms` is over: up to a tick later, and earlier where the deadline is further ahead
-    /// than the wheel reaches. A slot that is filed already stays where it is: deadlines only ever move away.
+    /// Has `slot` fire when `deadline_ms` is over: up to a tick later, and earlier where the deadline is further
+    /// ahead than the wheel reaches. A slot that is filed already stays where it is: deadlines only ever move away.
     pub(super) fn file(&mut self, slot: u32, deadline_ms: u64) {
         let index = slot as usize;
         if index >= self.next.len() {
