@@ -70,16 +70,16 @@ pub(crate) struct Flow<K> {
 /// How often a client must have gone on after a reply within one flow, and how old the flow must then be, until its
 /// source counts as proven.
 ///
-/// Four turns in a second, because a forger who sends a burst at random meets a reply between two of his datagrams
-/// now and then, but not four times over and after a whole second, while a call, a game or a QUIC connection has it
-/// in its first seconds. It is evidence, not proof: whoever keeps sending slowly with one forged address while the
-/// backend answers looks the same. That costs him a flow, five datagrams and a second for each address (or /64 of
-/// IPv6), within the rates of the unproven; from then on the backend's answers go to that address unbounded by rate,
-/// as they would without us, and what remains is the bound on flows. Protocols that validate addresses themselves
-/// (QUIC's Retry) do it better.
-pub(super) const PROOF_TURNS: u8 = 4;
+/// Sixteen turns and a hundredth of a second, because a forger who sends a burst at random meets a reply between two of his
+/// datagrams now and then, but hardly sixteen times over, while a call, a game or a QUIC connection has it as soon as it has
+/// begun: a download that may not be slowed for longer. It is evidence, not proof: whoever keeps sending slowly with one
+/// forged address while the backend answers looks the same. That costs him a flow, seventeen datagrams and their time for each
+/// address (or /64 of IPv6), within the rates of the unproven; from then on the backend's answers go to that address
+/// unbounded by rate, as they would without us, and what remains is the bound on flows. Protocols that validate addresses
+/// themselves (QUIC's Retry) do it better.
+pub(super) const PROOF_TURNS: u8 = 16;
 /// See [`PROOF_TURNS`].
-pub(super) const PROOF_MS: u64 = 1_000;
+pub(super) const PROOF_MS: u64 = 10;
 
 impl<K> Flow<K> {
     pub(super) fn new(key: K, now_ms: u64) -> Self {

@@ -263,10 +263,10 @@ fn the_unproven_are_sent_what_they_may_be_sent() {
 }
 
 #[test]
-fn a_source_is_proven_by_turns_over_a_second() {
+fn a_source_is_proven_by_turns_that_take_a_while() {
     let unproven = Unproven { datagrams_per_second: 10, reply_bytes_per_second: 1_000 };
     // (turns, milliseconds between them, whether that proves it)
-    for (turns, apart, proven) in [(4, 250, true), (3, 1_000, false), (4, 249, false), (7, 167, true)] {
+    for (turns, apart, proven) in [(16, 100, true), (15, 1_000, false), (12, 100, false), (20, 100, true)] {
         let mut table = table(Rules { unproven, ..RULES });
         let id = send(&mut table, client(1, 1), 10_000);
         let mut now = 10_000;
