@@ -1,7 +1,7 @@
 //! Who waits for a place at a full backend, and who is next.
 //!
-//! Sessions that find every backend full wait in line, oldest first, up to a bound and a deadline. The shell keeps one
-//! [`Queue`] a service behind a lock that only waiters, and finishers while somebody waits, take.
+//! Sessions that find every backend full wait in line, oldest first, up to a bound, each as long as it likes. The shell
+//! keeps one [`Queue`] a service behind a lock that only waiters, and finishers while somebody waits, take.
 //!
 //! ```text
 //!   newcomer: waiting? ──no──▶ seen = turnstile.passed() ──▶ pick ──▶ a backend
@@ -17,7 +17,7 @@
 //! shows something else by the time it enters, a place was freed in between and it picks again. And a wake-up is a
 //! thing that somebody holds: who leaves without having used it passes it on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -58,7 +58,7 @@ pub struct Ticket(u64);
 /// What came of entering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entered {
-    /// Wait until this ticket is woken or its deadline comes.
+    /// Wait until this ticket is woken, or leave.
     Waiting(Ticket),
     /// A place was freed since the pick: pick again at once.
     Again,
@@ -71,8 +71,8 @@ pub enum Entered {
 pub struct Queue {
     most: usize,
     next: u64,
-    /// Asleep, with their deadlines in milliseconds.
-    asleep: BTreeMap<Ticket, u64>,
+    /// Asleep. Each keeps its deadline itself.
+    asleep: BTreeSet<Ticket>,
     /// Woken, on their way to a pick.
     awake: BTreeSet<Ticket>,
 }
@@ -80,7 +80,7 @@ pub struct Queue {
 impl Queue {
     /// A line of at most `most`.
     pub fn new(most: usize) -> Self {
-        Self { most, next: 0, asleep: BTreeMap::new(), awake: BTreeSet::new() }
+        Self { most, next: 0, asleep: BTreeSet::new(), awake: BTreeSet::new() }
     }
 
     /// Changes the bound. Those who wait already stay.
@@ -90,13 +90,13 @@ impl Queue {
 
     /// Whether nobody older waits.
     pub fn is_next(&self, ticket: Ticket) -> bool {
-        let oldest = [self.asleep.keys().next(), self.awake.first()].into_iter().flatten().min();
+        let oldest = [self.asleep.first(), self.awake.first()].into_iter().flatten().min();
         oldest == Some(&ticket)
     }
 
     /// A newcomer: `seen` is what it saw at the turnstile before the pick that said to wait, or nothing if it did not
     /// pick since others wait already.
-    pub fn enter(&mut self, turnstile: &Turnstile, seen: Option<u64>, deadline_ms: u64) -> Entered {
+    pub fn enter(&mut self, turnstile: &Turnstile, seen: Option<u64>) -> Entered {
         if self.asleep.len() + self.awake.len() >= self.most {
             return Entered::Full;
         }
@@ -109,13 +109,13 @@ impl Queue {
             return Entered::Again;
         }
         self.next += 1;
-        self.asleep.insert(ticket, deadline_ms);
+        self.asleep.insert(ticket);
         Entered::Waiting(ticket)
     }
 
     /// A place was freed: who is to be woken for it.
     pub fn freed(&mut self) -> Option<Ticket> {
-        let (ticket, _) = self.asleep.pop_first()?;
+        let ticket = self.asleep.pop_first()?;
         self.awake.insert(ticket);
         Some(ticket)
     }
@@ -124,7 +124,7 @@ impl Queue {
     /// others in turn if it finds one.
     pub fn looks(&mut self, ticket: Ticket) -> bool {
         let is_next = self.is_next(ticket);
-        if is_next && self.asleep.remove(&ticket).is_some() {
+        if is_next && self.asleep.remove(&ticket) {
             self.awake.insert(ticket);
         }
         is_next
@@ -132,7 +132,7 @@ impl Queue {
 
     /// A woken session cannot use what was freed, since it has tried that backend: who is to be woken in its stead.
     pub fn passed_on(&mut self, ticket: Ticket) -> Option<Ticket> {
-        let (&next, _) = self.asleep.range((Excluded(ticket), Unbounded)).next()?;
+        let &next = self.asleep.range((Excluded(ticket), Unbounded)).next()?;
         self.asleep.remove(&next);
         self.awake.insert(next);
         Some(next)
@@ -140,12 +140,12 @@ impl Queue {
 
     /// The pick of a woken session said to wait again; `seen` is what it saw at the turnstile before. It goes back to
     /// its old place, or picks again at once if this returns `true`.
-    pub fn again(&mut self, turnstile: &Turnstile, ticket: Ticket, seen: u64, deadline_ms: u64) -> bool {
+    pub fn again(&mut self, turnstile: &Turnstile, ticket: Ticket, seen: u64) -> bool {
         if turnstile.passed() != seen {
             return true;
         }
         if self.awake.remove(&ticket) {
-            self.asleep.insert(ticket, deadline_ms);
+            self.asleep.insert(ticket);
         }
         false
     }
@@ -155,20 +155,10 @@ impl Queue {
     /// place was free there may be two. (The chain ends with the first who finds none.)
     pub fn settled(&mut self, turnstile: &Turnstile, ticket: Ticket) -> Option<Ticket> {
         let was_awake = self.awake.remove(&ticket);
-        if was_awake || self.asleep.remove(&ticket).is_some() {
+        if was_awake || self.asleep.remove(&ticket) {
             turnstile.waiting.fetch_sub(1, SeqCst);
         }
         if was_awake { self.freed() } else { None }
-    }
-
-    /// Sleepers whose deadline has come, oldest first; the caller refuses them and then says that they are settled.
-    pub fn expired(&self, now_ms: u64) -> Vec<Ticket> {
-        self.asleep.iter().filter(|&(_, &deadline_ms)| deadline_ms <= now_ms).map(|(&ticket, _)| ticket).collect()
-    }
-
-    /// When the next sleeper expires.
-    pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.asleep.values().copied().min()
     }
 
     /// How many wait.
@@ -188,7 +178,7 @@ mod tests {
     use crate::Rng;
 
     fn waiting(queue: &mut Queue, turnstile: &Turnstile) -> Ticket {
-        match queue.enter(turnstile, Some(turnstile.passed()), 5_000) {
+        match queue.enter(turnstile, Some(turnstile.passed())) {
             Entered::Waiting(ticket) => ticket,
             other => panic!("should wait: {other:?}"),
         }
@@ -201,7 +191,7 @@ mod tests {
         let second = waiting(&mut queue, &turnstile);
         turnstile.freed();
         assert_eq!(queue.freed(), Some(first));
-        assert!(!queue.again(&turnstile, first, turnstile.passed(), 5_000));
+        assert!(!queue.again(&turnstile, first, turnstile.passed()));
         turnstile.freed();
         assert_eq!(queue.freed(), Some(first), "its place is older than the second's");
         assert_eq!(queue.settled(&turnstile, first), Some(second), "there may be a place for it too");
@@ -223,7 +213,7 @@ mod tests {
         let (first, second) = (waiting(&mut queue, &turnstile), waiting(&mut queue, &turnstile));
         turnstile.freed();
         assert_eq!(queue.freed(), Some(first));
-        assert!(!queue.again(&turnstile, first, turnstile.passed(), 5_000));
+        assert!(!queue.again(&turnstile, first, turnstile.passed()));
         assert_eq!(queue.passed_on(first), Some(second));
         assert_eq!(queue.passed_on(second), None, "nobody is left");
     }
@@ -233,11 +223,11 @@ mod tests {
         let (mut queue, turnstile) = (Queue::new(1), Turnstile::default());
         let seen = turnstile.passed();
         turnstile.freed();
-        assert_eq!(queue.enter(&turnstile, Some(seen), 5_000), Entered::Again);
-        assert_eq!(queue.enter(&turnstile, None, 5_000), Entered::Again, "those it saw waiting have gone");
+        assert_eq!(queue.enter(&turnstile, Some(seen)), Entered::Again);
+        assert_eq!(queue.enter(&turnstile, None), Entered::Again, "those it saw waiting have gone");
         assert!(!turnstile.is_awaited());
         waiting(&mut queue, &turnstile);
-        assert_eq!(queue.enter(&turnstile, None, 5_000), Entered::Full);
+        assert_eq!(queue.enter(&turnstile, None), Entered::Full);
         assert_eq!(turnstile.waiting(), 1);
     }
 
@@ -253,11 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn sleepers_expire_by_their_own_deadlines() {
+    fn a_sleeper_that_leaves_is_not_woken_and_wakes_nobody() {
         let (mut queue, turnstile) = (Queue::new(10), Turnstile::default());
-        let first = waiting(&mut queue, &turnstile);
-        assert_eq!((queue.next_deadline_ms(), queue.expired(4_999)), (Some(5_000), vec![]));
-        assert_eq!(queue.expired(5_000), [first]);
+        let (first, second) = (waiting(&mut queue, &turnstile), waiting(&mut queue, &turnstile));
+        assert_eq!(queue.settled(&turnstile, first), None, "no place was freed for it");
+        assert_eq!((queue.len(), turnstile.waiting()), (1, 1));
+        assert_eq!(queue.freed(), Some(second));
     }
 
     /// What one actor does next. Every step is what a shell does without giving up the processor; between steps any
@@ -300,14 +291,14 @@ mod tests {
                         Client::Holding
                     }
                     Client::Pick { seen } => Client::Enter { seen: Some(seen) },
-                    Client::Enter { seen } => match queue.enter(&turnstile, seen, 5_000) {
+                    Client::Enter { seen } => match queue.enter(&turnstile, seen) {
                         Entered::Waiting(ticket) => Client::Asleep(ticket),
                         Entered::Again => Client::Look,
                         Entered::Full => unreachable!("the line holds all"),
                     },
                     Client::Woken(ticket) => Client::WokenPick { ticket, seen: turnstile.passed() },
                     Client::WokenPick { ticket, seen } => Client::WokenAgain { ticket, seen },
-                    Client::WokenAgain { ticket, seen } => match queue.again(&turnstile, ticket, seen, 5_000) {
+                    Client::WokenAgain { ticket, seen } => match queue.again(&turnstile, ticket, seen) {
                         true => Client::Woken(ticket),
                         false => Client::Asleep(ticket),
                     },

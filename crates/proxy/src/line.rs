@@ -53,7 +53,7 @@ impl Line {
     /// when there was none because others wait.
     pub(crate) fn enter(self: &Arc<Self>, backends: &Reader, seen: Option<u64>) -> Result<Waiting, NoWait> {
         let mut inner = self.lock();
-        let ticket = match inner.queue.enter(backends.load().turnstile(), seen, NO_DEADLINE) {
+        let ticket = match inner.queue.enter(backends.load().turnstile(), seen) {
             Entered::Waiting(ticket) => ticket,
             Entered::Again => return Err(NoWait::Again),
             Entered::Full => return Err(NoWait::Full),
@@ -106,7 +106,7 @@ impl Waiting {
     /// once more at once. `choosy` is whether it may not use all backends, so that the place may do for somebody else.
     pub(crate) fn again(&self, seen: u64, choosy: bool) -> bool {
         let mut inner = self.line.lock();
-        let at_once = inner.queue.again(self.backends.load().turnstile(), self.ticket, seen, NO_DEADLINE);
+        let at_once = inner.queue.again(self.backends.load().turnstile(), self.ticket, seen);
         if choosy && !at_once {
             let next = inner.queue.passed_on(self.ticket);
             inner.wake(next);
@@ -124,7 +124,5 @@ impl Drop for Waiting {
     }
 }
 
-/// Sessions keep their deadlines themselves, by the timers of their workers.
-const NO_DEADLINE: u64 = u64::MAX;
 /// How often the next in line looks without being woken.
 const LOOK: Duration = Duration::from_millis(100);
