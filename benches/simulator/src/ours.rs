@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::{Backend, BackendSet, ConnectFailure, Endpoint, Facts, Lease, Pick, Rng, Settings, Turns, Zone};
+use balance::{Backend, BackendSet, ConnectFailure, Endpoint, Facts, Lease, Pick, Rng, Settings, SoFar, Turns, Zone};
 
 use crate::router::Router;
 use crate::scenario::Scenario;
@@ -103,7 +103,9 @@ impl Router for Ours {
 
     fn server_gone(&mut self, now: u64, conn: usize, rng: &mut Rng) {
         let Some(Conn { lease, .. }) = &mut self.conns[conn] else { return };
-        lease.server_gone(true, millis(now), rng);
+        // A client that waits is all that counts here: requests are small.
+        let so_far = SoFar { received_bytes: 1, sent_bytes: 1, half_closed: false, lasted: Duration::ZERO };
+        lease.server_reset(so_far, millis(now), rng);
     }
 
     fn client_gone(&mut self, now: u64, conn: usize, rng: &mut Rng) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     Admission, Backend, BackendSet, ConnectFailure, Endpoint, Facts, Lease, Pick, PickReason, Policy, Rng, Sample,
-    Settings, Standing, TurnClass, Zone, ZoneGate, Zones,
+    Settings, SoFar, Standing, TurnClass, Zone, ZoneGate, Zones,
 };
 
 fn settings() -> Settings {
@@ -224,7 +224,7 @@ fn accepting_and_resetting_is_failing_and_only_an_answer_ends_the_trial() {
         let mut lease = Lease::new(&bad, grant).unwrap();
         lease.connected(2_000 + n, Duration::from_millis(1), &mut rng);
         lease.turn_began(2_000 + n);
-        ejected |= lease.server_gone(false, 2_000 + n, &mut rng);
+        ejected |= lease.server_finished(2_000 + n, &mut rng);
     }
     assert!(ejected && bad.standing(2_010) == Standing::Ejected);
 
@@ -277,12 +277,13 @@ fn a_service_that_only_listens_is_not_blamed_for_its_silence() {
         left.turn_began(now_ms);
         ended.turn_began(now_ms);
         left.client_gone(5_000, now_ms + 5_000, &mut rng);
-        ended.server_gone(false, now_ms + 5_000, &mut rng);
+        ended.server_finished(now_ms + 5_000, &mut rng);
     }
     assert_eq!(state.unanswered_total(), 0);
     let mut reset = pick(&set, 200_000);
     reset.turn_began(200_000);
-    reset.server_gone(true, 200_001, &mut rng);
+    let so_far = SoFar { received_bytes: 10, sent_bytes: 0, half_closed: false, lasted: Duration::from_millis(1) };
+    reset.server_reset(so_far, 200_001, &mut rng);
     assert_eq!(state.unanswered_total(), 1, "a reset is a failure wherever it comes from");
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::blame::SoFar;
 use crate::flow::Flow;
 use crate::{Backend, ConnectFailure, Rng, Sample, TurnClass, Zone};
 
@@ -166,11 +167,18 @@ impl Lease {
         }
     }
 
-    /// The backend ended the connection, by a reset or else by its FIN, before the client ended its side. If client
-    /// bytes were waiting for an answer, that is a failure of the backend; after a FIN only where answers are known,
-    /// since there are services that only listen. Returns whether it ejected the backend, for the log.
-    pub fn server_gone(&mut self, reset: bool, now_ms: u64, rng: &mut Rng) -> bool {
-        self.end_turn() && (reset || self.answers_are_known()) && self.blame(now_ms, rng)
+    /// The backend reset the connection. If the client waits for an answer, or the backend was asked and never said a
+    /// word, that is a failure of the backend. Returns whether it ejected the backend, for the log.
+    pub fn server_reset(&mut self, so_far: SoFar, now_ms: u64, rng: &mut Rng) -> bool {
+        let awaiting = self.end_turn();
+        so_far.reset_is_failure(awaiting) && self.blame(now_ms, rng)
+    }
+
+    /// The backend ended its direction before the client ended its own. If client bytes were waiting for an answer, that
+    /// is a failure of the backend where answers are known, since there are services that only listen. Returns whether it
+    /// ejected the backend, for the log.
+    pub fn server_finished(&mut self, now_ms: u64, rng: &mut Rng) -> bool {
+        self.end_turn() && self.answers_are_known() && self.blame(now_ms, rng)
     }
 
     /// The client gave up while its bytes were waiting, `silent_ms` after the last byte moved. That is a failure of the

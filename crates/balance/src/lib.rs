@@ -19,7 +19,8 @@
 //!     │                 Turns::new(now_us, lease.base_us()), and then for every wake-up that moved bytes
 //!     │                   to the backend:   if turns.client_bytes(now_us) { lease.turn_began(now_ms) }
 //!     │                   from the backend: if let Some(it) = turns.server_bytes(now_us) { lease.turn_ended(it, now_ms) }
-//!     │                 the backend closed or reset first: lease.server_gone; the client left: lease.client_gone
+//!     │                 the backend ended its side first: lease.server_finished; it reset: lease.server_reset;
+//!     │                   the client left: lease.client_gone
 //!     │                 the session is over, however: drop(lease); and if set.turnstile().is_awaited(), wake whom
 //!     │                   queue.freed() names
 //!     ├ Wait            stand in the service's Queue
@@ -43,6 +44,7 @@
 mod address;
 mod affinity;
 mod backend;
+mod blame;
 mod budget;
 mod epoch;
 mod estimate;
@@ -75,6 +77,7 @@ mod turns;
 pub use address::{Address, ParseAddressError, Zone};
 pub use affinity::Keep;
 pub use backend::{Backend, BackendState, ConnectFailure, Endpoint, Standing};
+pub use blame::SoFar;
 pub use budget::RetryBudget;
 pub use epoch::Epoch;
 pub use explain::{Candidate, Explanation, ZoneView};

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use balance::{Address, Backend, ConnectFailure, Lease, Pick, PickReason, Turns, source_key};
+use balance::{Address, Backend, ConnectFailure, Lease, Pick, PickReason, SoFar, Turns, source_key};
 use rustix::io::Errno;
 
 use crate::connect::{ConnectError, LocalFailure, connect};
@@ -339,21 +339,15 @@ impl Session {
     fn break_off(&self, how: BreakOff) {
         let now_ms = self.worker.now_ms();
         let mut lease = self.lease.borrow_mut();
-        let (Some(lease), Some(_)) = (lease.as_mut(), self.established.get()) else { return };
+        let (Some(lease), Some(established)) = (lease.as_mut(), self.established.get()) else { return };
         let rng = &mut *self.worker.rng();
         let ejected = match how {
             BreakOff::BackendReset => {
-                let moved = self.moved.get();
-                let lasted = self.established.get().map(|established| established.elapsed()).unwrap_or_default();
-                // It never said a word: a failure, if a client's bytes had got to it or may have been on their way. Not
-                // if it ends a session in which nobody spoke for long, and not twice after its FIN.
-                if moved.sent == 0 && !self.half_closed.get() && (moved.received > 0 || lasted < AT_ONCE) {
-                    lease.turn_began(now_ms);
-                }
-                let only_listens = moved.sent == 0 && moved.received >= UPLOAD_BYTES;
-                !only_listens && lease.server_gone(true, now_ms, rng)
+                let Bytes { received: received_bytes, sent: sent_bytes, .. } = self.moved.get();
+                let (half_closed, lasted) = (self.half_closed.get(), established.elapsed());
+                lease.server_reset(SoFar { received_bytes, sent_bytes, half_closed, lasted }, now_ms, rng)
             }
-            BreakOff::BackendFinished => lease.server_gone(false, now_ms, rng),
+            BreakOff::BackendFinished => lease.server_finished(now_ms, rng),
             BreakOff::ClientLeft => lease.client_gone(now_ms.saturating_sub(self.active_ms.get()), now_ms, rng),
         };
         if ejected {
@@ -575,13 +569,6 @@ enum Picked {
     },
     Nobody,
 }
-
-/// A reset that comes this soon after the connect is an answer to it.
-const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// A backend that took this much without a word may end as it likes: it was sent an upload, not a question. Larger than
-/// most requests; about what socket buffers take for a backend that does not read.
-const UPLOAD_BYTES: u64 = 1024 * 1024;
 
 /// The type of the record that every TLS connection begins with (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
