@@ -23,6 +23,7 @@ enum Event {
     Gone { conn: usize, generation: u64 },
     Next { conn: usize, generation: u64 },
     GiveUp { conn: usize, generation: u64, request: u32 },
+    Silent { conn: usize, generation: u64, request: u32 },
     Close { conn: usize, generation: u64 },
     Script { at: usize },
     Probe { proxy: usize, server: usize },
@@ -48,6 +49,8 @@ struct Conn {
     rtt: u64,
     work_us: f64,
     waiting: bool,
+    /// Whether its client has gone, of which nobody tells the proxy of a flow of datagrams.
+    abandoned: bool,
 }
 
 struct Engine<'a> {
@@ -142,6 +145,7 @@ impl Engine<'_> {
             Event::Gone { conn, generation } if self.lives(conn, generation) => self.server_gone(conn),
             Event::Next { conn, generation } if self.lives(conn, generation) => self.request(conn),
             Event::GiveUp { conn, generation, request } if self.lives(conn, generation) => self.give_up(conn, request),
+            Event::Silent { conn, generation, request } if self.lives(conn, generation) => self.silent(conn, request),
             Event::Close { conn, generation } if self.lives(conn, generation) => self.close(conn),
             Event::Stream { conn, generation, left } if self.lives(conn, generation) => self.stream(conn, left),
             Event::Script { at } => self.act(self.scenario.script[at].1),
@@ -225,7 +229,10 @@ impl Engine<'_> {
 
     fn connected(&mut self, conn: usize) {
         let (proxy, took) = (self.conns[conn].proxy, self.now - self.conns[conn].connecting);
-        self.routers[proxy].connected(self.now, conn, took, &mut self.rngs[proxy]);
+        match self.udp {
+            true => self.routers[proxy].opened(self.now, conn, &mut self.rngs[proxy]),
+            false => self.routers[proxy].connected(self.now, conn, took, &mut self.rngs[proxy]),
+        }
         if self.conns[conn].stream {
             return self.stream(conn, 500);
         }
@@ -258,8 +265,11 @@ impl Engine<'_> {
             it.work_us *= 0.2;
         }
         it.waiting = true;
-        let (proxy, generation, half) = (it.proxy, it.generation, it.rtt / 2);
+        let (proxy, generation, half, request) = (it.proxy, it.generation, it.rtt / 2, it.request);
         self.routers[proxy].turn_began(self.now, conn);
+        if self.udp {
+            self.plan(self.now + REPLY_TIMEOUT_US, Event::Silent { conn, generation, request });
+        }
         self.plan(self.now + half, Event::AtServer { conn, generation });
     }
 
@@ -306,7 +316,11 @@ impl Engine<'_> {
         it.request += 1;
         let (proxy, begun, generation) = (it.proxy, it.begun, it.generation);
         let (more, handshake) = (it.request < it.requests, it.tls && it.request == 1);
+        let abandoned = it.abandoned;
         self.routers[proxy].turn_ended(self.now, conn);
+        if abandoned {
+            return;
+        }
         if !handshake {
             self.collected.answered(begun, self.now);
         }
@@ -346,9 +360,23 @@ impl Engine<'_> {
         if self.conns[conn].request != request || self.conns[conn].stream {
             return;
         }
+        if let (true, Shape::Several { linger_us, .. }) = (self.udp, self.scenario.shape) {
+            let (begun, generation) = (self.conns[conn].begun, self.conns[conn].generation);
+            self.collected.failed(begun);
+            self.conns[conn].abandoned = true;
+            return self.plan(begun + linger_us, Event::Close { conn, generation });
+        }
         let proxy = self.conns[conn].proxy;
         self.routers[proxy].client_gone(self.now, conn, &mut self.rngs[proxy]);
         self.fail(conn, true);
+    }
+
+    /// A datagram has waited for long.
+    fn silent(&mut self, conn: usize, request: u32) {
+        let (proxy, waits) = (self.conns[conn].proxy, self.conns[conn].waiting && self.conns[conn].request == request);
+        if waits {
+            self.routers[proxy].silent(self.now, conn, &mut self.rngs[proxy]);
+        }
     }
 
     /// The client gets no answer. `held` is whether a backend is held.
@@ -417,6 +445,7 @@ fn work_us(work: Work, draws: &mut Rng) -> f64 {
             let normal = (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos();
             5_000.0 * (normal - 0.5).exp()
         }
+        Work::Constant => 5_000.0,
         Work::HeavyTail => match draws.below(50) {
             0 => 60_000.0,
             _ => 4_000.0,
@@ -424,5 +453,7 @@ fn work_us(work: Work, draws: &mut Rng) -> f64 {
     }
 }
 
+/// How long a proxy lets datagrams wait for a reply before it doubts the backend.
+const REPLY_TIMEOUT_US: u64 = 2_000_000;
 /// Other backends tried after a refusal.
 const RETRIES: usize = 2;

@@ -80,6 +80,12 @@ impl Router for Ours {
         *turns = Turns::new(now, lease.base_us());
     }
 
+    fn opened(&mut self, now: u64, conn: usize, _rng: &mut Rng) {
+        let Some(Conn { lease, turns, .. }) = &mut self.conns[conn] else { return };
+        lease.opened(millis(now));
+        *turns = Turns::new(now, lease.base_us());
+    }
+
     fn connect_failed(&mut self, now: u64, conn: usize, _took: u64, rng: &mut Rng) {
         let Some(Conn { lease, .. }) = self.conns[conn].take() else { return };
         self.set.connect_failed(lease, millis(now), ConnectFailure::Refused, rng);
@@ -111,6 +117,12 @@ impl Router for Ours {
     fn client_gone(&mut self, now: u64, conn: usize, rng: &mut Rng) {
         let Some(Conn { lease, moved, .. }) = &mut self.conns[conn] else { return };
         lease.client_gone((now - *moved) / 1_000, millis(now), rng);
+    }
+
+    fn silent(&mut self, now: u64, conn: usize, rng: &mut Rng) {
+        let Some(Conn { lease, turns, .. }) = &mut self.conns[conn] else { return };
+        turns.gave_up();
+        lease.silent(millis(now), rng);
     }
 
     fn closed(&mut self, _now: u64, conn: usize) {

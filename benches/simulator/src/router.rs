@@ -55,11 +55,17 @@ impl Policy {
 pub(crate) trait Router {
     fn pick(&mut self, now: u64, conn: usize, tried: &[usize], servers: &[Server], rng: &mut Rng) -> Option<usize>;
     fn connected(&mut self, _now: u64, _conn: usize, _took: u64, _rng: &mut Rng) {}
+    /// A flow of datagrams has its socket.
+    fn opened(&mut self, now: u64, conn: usize, rng: &mut Rng) {
+        self.connected(now, conn, 0, rng);
+    }
     fn connect_failed(&mut self, now: u64, conn: usize, took: u64, rng: &mut Rng);
     fn turn_began(&mut self, _now: u64, _conn: usize) {}
     fn turn_ended(&mut self, _now: u64, _conn: usize) {}
     fn server_gone(&mut self, _now: u64, _conn: usize, _rng: &mut Rng) {}
     fn client_gone(&mut self, _now: u64, _conn: usize, _rng: &mut Rng) {}
+    /// Datagrams of a flow have waited for long.
+    fn silent(&mut self, _now: u64, _conn: usize, _rng: &mut Rng) {}
     fn closed(&mut self, now: u64, conn: usize);
     fn probed(&mut self, _now: u64, _server: usize, _took: u64) {}
     fn join(&mut self, server: usize);

@@ -49,6 +49,8 @@ pub(crate) enum Work {
     LogNormal,
     /// 4 ms, and 2 % of them 60 ms.
     HeavyTail,
+    /// 5 ms, all of them.
+    Constant,
 }
 
 /// A scenario.
@@ -79,7 +81,7 @@ pub struct Scenario {
     pub(crate) shared: bool,
     /// Whether backends are checked every 5 s.
     pub(crate) probes: bool,
-    /// Zones that are looked at: the home that is about.
+    /// Whether connections are flows of datagrams: without a connect, and with clients that go without a word.
     pub(crate) udp: bool,
 }
 
@@ -94,7 +96,7 @@ impl Scenario {
 
     pub(crate) fn mean_us(&self) -> f64 {
         match self.work {
-            Work::LogNormal => 5_000.0,
+            Work::LogNormal | Work::Constant => 5_000.0,
             Work::HeavyTail => 5_120.0,
         }
     }
@@ -254,6 +256,7 @@ pub fn scenarios(length_s: u64) -> Vec<Scenario> {
     let mut uneven = ten;
     (uneven[3], uneven[4]) = (0.25, 2.0);
     all.push(Scenario { udp: true, ..zone("udp_slow", &uneven, 0.6, l).shape(flow) });
+    all.push(Scenario { udp: true, work: Work::Constant, ..zone("udp_constant", &uneven, 0.6, l).shape(flow) });
     let silent = vec![(event, Action::Mode(3, Mode::Silent))];
     let silent_udp = zone("udp_silent", &ten, 0.6, l).shape(flow).timeout(2 * SECOND);
     all.push(Scenario { udp: true, ..silent_udp.with(silent).about(event, Some(3)) });

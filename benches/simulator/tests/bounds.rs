@@ -192,8 +192,20 @@ fn a18_long_connections_on_unequal_machines() {
 }
 
 #[test]
-fn a19_a20_udp_sessions_and_a_swap_in_silence() {
+fn a19_flows_of_datagrams() {
     at_most("udp_slow", 30, 1.2, Policy::Oracle, p99);
+    // Where nothing varies, only what is not taken for the network tells a slow backend: the oracle counts flows.
+    at_most("udp_constant", 30, 0.6, Policy::Oracle, p99);
+    at_most("udp_silent", 30, 1.2, Policy::Oracle, p99);
+    let (ours, oracle) = (runs(&scenario("udp_silent", 30), OURS), runs(&scenario("udp_silent", 30), Policy::Oracle));
+    // What is bound to it when it falls silent is lost to everybody, as nobody moves flows here.
+    let lost = ours.mean(|it| it.errors) - oracle.mean(|it| it.errors);
+    assert!(lost <= 0.05, "{lost} % are lost beside those");
+    assert!(ours.mean(|it| it.subject) <= 0.5, "share of the silent one: {} %", ours.mean(|it| it.subject));
+}
+
+#[test]
+fn a20_a_swap_in_silence() {
     at_most("idle_swap", 40, 1.1, LC, |it| it.event_p99);
     at_most("idle_swap", 40, 0.95, LC, p99);
 }
