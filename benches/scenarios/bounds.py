@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -99,15 +100,17 @@ def cross(limit: float, least: float = 0.0, span: str = "counted", of_all: float
     return Bound(f"from other zones{of_all_clients(of_all)}{when(span)}", figure, limit, least, ".2%")
 
 
-def deviation(limit: float, of_all: float) -> Bound:
-    """The standard deviation over the seconds of what came from other zones."""
+def deviation(limit: float, of_all: float, length: int = 1) -> Bound:
+    """The standard deviation, over spans of so many seconds, of what came from other zones."""
 
     def figure(seen: Round) -> float | None:
         seconds = seen.record().get("seconds", [])
-        shares = [found for answers in seconds[len(seconds) // 6:] if (found := away(answers)) is not None]
+        counted = seconds[len(seconds) // 6:]
+        spans = [sum(map(Counter, counted[at:at + length]), Counter[str]()) for at in range(0, len(counted), length)]
+        shares = [found for answers in spans if (found := away(answers)) is not None]
         return statistics.pstdev(shares) * of_all if len(shares) > 1 else None
 
-    return Bound(f"its standard deviation over the seconds{of_all_clients(of_all)}", figure, limit, form=".2%")
+    return Bound(f"its standard deviation over spans of {length} s{of_all_clients(of_all)}", figure, limit, form=".2%")
 
 
 def flips(limit: int) -> Bound:
