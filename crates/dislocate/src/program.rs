@@ -9,7 +9,7 @@ use anyhow::Context;
 use balance::{Epoch, Facts, Ledger, Settings};
 use discovery::{HealthConfig, ServiceConfig, Services};
 use proxy::{
-    BindError, LearnedIds, Line, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, UdpSettings,
+    Bind, BindError, LearnedIds, Line, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, UdpSettings,
     Wanted,
 };
 
@@ -35,8 +35,13 @@ impl Program {
     /// *Errors*: threads or event loops cannot be had.
     pub fn start(config: &Config, sink: Option<RecordSink>, log_dropped: Dropped) -> anyhow::Result<Self> {
         let limit = descriptors::raise_limit().context("cannot raise the limit on open files")?;
-        let addresses = config.listeners.iter().map(|listener| listener.binds.len()).sum();
-        let ledger = Ledger::new(descriptors::budget(limit, config.node.workers, addresses));
+        let (datagrams, connections): (Vec<&Bind>, Vec<&Bind>) = config
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.binds)
+            .partition(|bind| matches!(bind, Bind::Udp(_) | Bind::Datagram(_)));
+        let own = descriptors::budget(limit, config.node.workers, connections.len(), datagrams.len());
+        let ledger = Ledger::new(own);
         let epoch = Epoch::starting(Instant::now());
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seed = wall.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;

@@ -50,8 +50,12 @@ impl Engine {
                     state.has_clients = false;
                     break;
                 }
-                // An error of an earlier datagram of ours; the socket is as good as ever.
-                Err(error) => self.complain_of_listener(&error),
+                // An error of an earlier datagram of ours, or a shortage; the socket is as good as ever. Should it last, the
+                // next datagram is heard of all the same, and nothing spins until then.
+                Err(error) => {
+                    self.complain_of_listener(&error);
+                    state.has_clients = false;
+                }
             }
         }
         came
