@@ -20,6 +20,9 @@ mod stats;
 mod table;
 mod train;
 
+#[cfg(test)]
+mod loopback;
+
 pub(crate) use engine::{Engine, Tools, WhatOfFlows};
 pub use quic::{ConnectionId, ConnectionIds, InvalidQuicLb, LearnedIds, QuicLb, ServerId};
 pub(crate) use reach::is_listening;
