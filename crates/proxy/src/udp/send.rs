@@ -276,6 +276,13 @@ impl<S: Address> Headers<S> {
         run: &[Train<'_>],
         control: Control,
     ) -> nix::Result<usize> {
+        if let [train] = run
+            && let ([slice], None) = (all.slices(train), train.to)
+            && control.is_nothing()
+        {
+            // What most flows send, without a message header for the kernel to read.
+            return rustix::net::send(fd, slice, ONE).map(|_| 1).map_err(|errno| Errno::from_raw(errno.raw_os_error()));
+        }
         let values = Values::new(control, S::V6);
         let (controls, space) = values.messages();
         let address = |train: &Train<'_>| train.to.map(|to| S::of(to.inet()));
@@ -370,11 +377,10 @@ fn send_unix(socket: BorrowedFd<'_>, all: &Trains<'_>) -> Sent {
     let mut sent = Sent::default();
     for train in &all.trains {
         let slices = all.slices(train);
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         let mut none = SendAncillaryBuffer::default();
         let result = match train.to {
-            None => rustix::net::sendmsg(socket, slices, &mut none, flags),
-            Some(Source::Unix(path)) => rustix::net::sendmsg_addr(socket, &**path, slices, &mut none, flags),
+            None => rustix::net::sendmsg(socket, slices, &mut none, ONE),
+            Some(Source::Unix(path)) => rustix::net::sendmsg_addr(socket, &**path, slices, &mut none, ONE),
             Some(Source::Inet(_) | Source::Unnamed) => Err(rustix::io::Errno::DESTADDRREQ),
         };
         match result {
@@ -385,6 +391,7 @@ fn send_unix(socket: BorrowedFd<'_>, all: &Trains<'_>) -> Sent {
     sent
 }
 
+const ONE: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 const FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
 /// Trains that one system call sends.

@@ -55,6 +55,13 @@ struct Piece<'a> {
     datagrams: usize,
 }
 
+impl Control {
+    /// Whether there is nothing to tell.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.from.is_none() && self.ecn == 0 && self.segment == 0
+    }
+}
+
 impl<'a> Train<'a> {
     pub(super) fn bytes(&self) -> usize {
         self.length() - self.header * self.datagrams
