@@ -109,7 +109,14 @@ impl Engine {
             return Err(Dropped::BackendRefused);
         }
         flow.lease = None;
-        let reached = self.reach(flow.client, None, &mut tried, !flow.is_equipped, turn)?;
+        let is_short = !flow.is_equipped;
+        let reached = match self.reach(flow.client, None, &mut tried, is_short, turn) {
+            // Nobody else is there, and it may have come back: a process that starts again refuses for a moment only.
+            Err(Dropped::NoBackend) if why == Moved::Refused => {
+                self.reach(flow.client, None, &mut Vec::new(), is_short, turn)?
+            }
+            reached => reached?,
+        };
         flow.attempts += reached.attempts;
         flow.upstream = reached.upstream;
         flow.last = Chosen::of(&reached.lease);

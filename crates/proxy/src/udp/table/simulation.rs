@@ -157,9 +157,9 @@ impl World {
     /// A client and its backend take turns for some seconds.
     fn converse(&mut self, seen: &mut Seen) {
         let Some((id, key)) = self.pick().map(|known| (known.id, known.key)) else { return };
-        for _ in 0..self.rng.below(10) {
+        for _ in 0..self.rng.below(40) {
             self.send(key, 1, 100, seen);
-            self.now += self.rng.below(500);
+            self.now += self.rng.below(300);
             self.reply_to(id, 1, 100, seen);
         }
     }
