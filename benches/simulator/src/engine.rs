@@ -257,10 +257,10 @@ impl Engine<'_> {
     }
 
     fn send(&mut self, conn: usize) {
-        let work = self.scenario.work;
+        let (work, scale) = (self.scenario.work, self.scenario.scale);
         let it = &mut self.conns[conn];
         let draws = it.draws.as_mut().expect("a client draws");
-        it.work_us = work_us(work, draws);
+        it.work_us = work_us(work, draws) * scale;
         if it.tls && it.request == 0 {
             it.work_us *= 0.2;
         }

@@ -69,6 +69,8 @@ pub struct Scenario {
     far_us: fn(usize, usize) -> f64,
     pub(crate) shape: Shape,
     pub(crate) work: Work,
+    /// What all work is multiplied with.
+    pub(crate) scale: f64,
     pub(crate) timeout_us: u64,
     pub(crate) script: Vec<(u64, Action)>,
     /// When the thing happens that the scenario is about.
@@ -95,10 +97,11 @@ impl Scenario {
     }
 
     pub(crate) fn mean_us(&self) -> f64 {
-        match self.work {
+        let mean = match self.work {
             Work::LogNormal | Work::Constant => 5_000.0,
             Work::HeavyTail => 5_120.0,
-        }
+        };
+        mean * self.scale
     }
 
     /// Mean work of a connection.
@@ -169,6 +172,7 @@ fn zone(name: &'static str, speeds: &[f64], demand: f64, length_s: u64) -> Scena
         far_us: |_, _| 0.0,
         shape: Shape::Short,
         work: Work::LogNormal,
+        scale: 1.0,
         timeout_us: 5 * SECOND,
         script: Vec::new(),
         event_us: None,
@@ -251,7 +255,11 @@ pub fn scenarios(length_s: u64) -> Vec<Scenario> {
     all.push(zone("longlived_homog", &ten, 0.65, 2 * l).shape(Shape::Long));
     all.push(zone("longlived_hetero", &mixed, 0.6, 2 * l).shape(Shape::Long));
     let slow = vec![(2 * event, Action::Speed(3, 0.25))];
-    all.push(zone("longlived_slow", &ten, 0.55, 2 * l).shape(Shape::Long).with(slow).about(2 * event, Some(3)));
+    all.push(zone("longlived_slow", &ten, 0.55, 2 * l).shape(Shape::Long).with(slow.clone()).about(2 * event, Some(3)));
+    // As benches/scenarios runs them on real sockets.
+    let of_20_ms = |scenario: Scenario| Scenario { scale: 4.0, ..scenario.shape(Shape::Long).proxies(2) };
+    all.push(of_20_ms(zone("longlived20_hetero", &mixed, 0.6, 2 * l)));
+    all.push(of_20_ms(zone("longlived20_slow", &ten, 0.55, 2 * l).with(slow).about(2 * event, Some(3))));
     let flow = Shape::Several { requests: 5, think_us: 100_000, linger_us: 10 * SECOND };
     let mut uneven = ten;
     (uneven[3], uneven[4]) = (0.25, 2.0);

@@ -189,6 +189,10 @@ fn a16_an_outage_of_the_home_zone_and_the_return() {
 fn a18_long_connections_on_unequal_machines() {
     at_most("longlived_hetero", 24, 0.35, LC, p99);
     at_most("longlived_slow", 24, 0.5, LC, p99);
+    // Short runs of longer work bring least connections nearer, and nobody can do much about it.
+    for name in ["longlived20_hetero", "longlived20_slow"] {
+        at_most(name, 15, 1.1, Policy::Oracle, p99);
+    }
 }
 
 #[test]
