@@ -103,8 +103,9 @@ impl Engine {
 
     /// Gives a flow another backend.
     pub(super) fn move_flow(&self, flow: &mut Flow, id: FlowId, why: Moved, turn: &Turn<'_>) -> Result<(), Dropped> {
-        // A backend that is gone is not picked anyway; one that refused may still be in the set.
-        let mut tried = vec![Arc::clone(flow.backend())];
+        // One that is gone or drains is not picked anyway, and a retry is less choosy than a first pick.
+        let refused = (why == Moved::Refused).then(|| Arc::clone(flow.backend()));
+        let mut tried: Vec<Arc<Backend>> = refused.into_iter().collect();
         if why == Moved::Refused && !turn.set.retry_budget().withdraw(turn.ms) {
             return Err(Dropped::BackendRefused);
         }
