@@ -77,6 +77,8 @@ pub(super) struct State {
     changes: u64,
     /// Rises with everything that may mean that a backend must be left.
     version: u64,
+    /// When it was last looked for flows whose time is over.
+    looked_ms: u64,
 }
 
 /// What is true for one turn.
@@ -126,6 +128,7 @@ impl Engine {
             settings,
             changes: 0,
             version: 0,
+            looked_ms: ms,
         };
         Ok(Self {
             worker: Rc::clone(worker),
@@ -288,6 +291,8 @@ impl Engine {
         let timeout_ms = state.settings.udp.as_ref().map_or(0, |udp| udp.reply_timeout.as_millis() as u64);
         let late_ms = state.watched.front().map(|(since_ms, _)| since_ms + timeout_ms);
         let due_ms = [state.table.next_deadline_ms(), late_ms].into_iter().flatten().min()?;
+        // New settings may have brought deadlines forward.
+        let due_ms = due_ms.min(state.looked_ms + LOOK_MS);
         // Not more often than a coarse tick, since nobody notices a flow that ends so much later; and a timer that stays
         // where it is costs nothing.
         Some(self.worker.epoch().at(due_ms.div_ceil(GRANULE_MS) * GRANULE_MS))
@@ -300,6 +305,7 @@ impl Engine {
         let (settings, set) = self.refresh(state);
         let Some(udp) = &settings.udp else { return };
         let turn = self.now(&settings, udp, &set, state.version);
+        state.looked_ms = turn.ms;
         self.find_silent(state, &turn);
         let mut over = Vec::new();
         state.table.expired(turn.ms, &mut over);
@@ -487,5 +493,7 @@ const BUSY: usize = 8;
 const NETWORKS_LEAST: u32 = 8;
 /// For timers without anything to do.
 const FAR: Duration = Duration::from_secs(3600);
+/// As long as there are flows, their deadlines are looked at so often, whatever the settings were when they began.
+const LOOK_MS: u64 = 1_000;
 /// Timers are this coarse.
 const GRANULE_MS: u64 = 16;

@@ -123,13 +123,19 @@ impl Flow {
         &self.last.backend
     }
 
+    /// Makes its socket one for several datagrams at once and for ECN bits, if it is not yet.
+    pub(crate) fn equip(&mut self) {
+        if !std::mem::replace(&mut self.is_equipped, true) {
+            self.upstream.equip();
+        }
+    }
+
     /// A client's datagrams went to the backend. Returns whether they begin a turn.
     pub(crate) fn asked(&mut self, datagrams: u64, bytes: u64, now_us: u64, now_ms: u64) -> bool {
         self.moved.received_datagrams += datagrams;
         self.moved.received_bytes += bytes;
-        if !self.is_equipped && self.moved.received_datagrams >= EQUIP_AFTER {
-            self.is_equipped = true;
-            self.upstream.equip();
+        if self.moved.received_datagrams >= EQUIP_AFTER {
+            self.equip();
         }
         let began = self.turns.client_bytes(now_us);
         if let (true, Some(lease)) = (began, &mut self.lease) {

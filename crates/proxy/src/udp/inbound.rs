@@ -173,6 +173,10 @@ impl Engine {
                 }
             };
             let Some(flow) = state.flow(id) else { return 0 };
+            if run.iter().any(|piece| batch.slot(piece.slot).ecn != 0) {
+                // Who marks datagrams wants to see the marks of the replies.
+                flow.equip();
+            }
             let every = turn.udp.send_proxy == Some(SendProxy::Every);
             let messages = messages(batch, run, &header, every);
             let sent = sender.send(flow.upstream.endpoint(), messages);

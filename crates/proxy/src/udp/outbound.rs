@@ -118,6 +118,10 @@ impl Engine {
         turn: &Turn<'_>,
     ) -> Result<(), Dropped> {
         let bytes = received.payload.len() as u64;
+        if over.contains(&id) {
+            // A duplicate of the last reply, in the same batch.
+            return Err(Dropped::NoReturn);
+        }
         let verdict = state.table.reply(id, received.count() as u32, bytes, turn.ms);
         match verdict {
             // It ended a moment ago.
