@@ -33,3 +33,4 @@ mod silence;
 mod starting;
 mod timeouts;
 mod transfer;
+mod udp;

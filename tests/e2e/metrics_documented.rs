@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
-use crate::harness::{Backend, Config, Conn, Metrics, eventually, refusing};
+use crate::harness::{Backend, Config, Conn, DatagramBackend, Datagrams, Metrics, eventually, refusing};
 
 /// What a healthy machine cannot be made to show: present in the documentation, shown with the first event.
 const ONLY_IN_TROUBLE: [&str; 1] = ["dislocate_accept_errors_total"];
@@ -29,7 +30,9 @@ fn every_metric_is_documented_and_every_documented_metric_is_there() {
 fn every_reason_that_is_shown_is_documented() {
     let page = page();
     let metrics = after_a_bit_of_everything();
-    for name in ["connections_closed_total", "backend_connect_failures_total", "picks_total", "retries_total"] {
+    let of_connections = ["connections_closed_total", "backend_connect_failures_total", "picks_total", "retries_total"];
+    let of_datagrams = ["udp_flows_ended_total", "udp_flows_moved_total", "udp_dropped_datagrams_total"];
+    for name in of_connections.into_iter().chain(of_datagrams) {
         for reason in metrics.label_values(name, "reason") {
             assert!(page.contains(&format!("`{reason}`")), "reason {reason} of {name} is documented");
         }
@@ -42,7 +45,9 @@ fn after_a_bit_of_everything() -> Metrics {
     // In another zone, so that bytes cross.
     let alive = format!("{{ address = \"{}\", zone = \"elsewhere\" }}", alive.address());
     let config = Config::to([gone.address(), &alive]).service("balance = \"round_robin\"");
-    let config = config.listener("max_connections = 1").more(&by_latency(&alive));
+    let (silent, replying) = (refusing(), DatagramBackend::start("replying"));
+    let more = by_latency(&alive) + &of_datagrams(silent.address(), replying.address());
+    let config = config.listener("max_connections = 1").more(&more);
     let proxy = config.start();
     proxy.expect_trouble_with_backends();
     let mut held = Conn::open(proxy.main());
@@ -61,6 +66,15 @@ fn after_a_bit_of_everything() -> Metrics {
         Conn::open(proxy.address("second")).echoes("what takes how long");
         proxy.metrics().has("zone_floor_seconds")
     });
+    eventually("flows are begun, refused, moved and ended", || {
+        let client = Datagrams::open(proxy.address("third"));
+        for _ in 0..3 {
+            let _answer = client.ask_within(Duration::from_millis(20), "anybody");
+        }
+        let metrics = proxy.metrics();
+        ["moved", "ended"].iter().all(|what| metrics.sum(&format!("udp_flows_{what}_total")) >= 1.0)
+            && metrics.sum("udp_dropped_datagrams_total") >= 1.0
+    });
     proxy.reload(&config.listen(&proxy.main()).listener("idle_timeout = \"5m\"").toml());
     let metrics = proxy.metrics();
     proxy.finish();
@@ -78,6 +92,26 @@ service = "second"
 [[service]]
 name = "second"
 backends = [{backend}]
+health = {{ kind = "none" }}"#
+    )
+}
+
+/// A listener of one flow at a time, whose service refuses every other one.
+fn of_datagrams(gone: &str, replying: &str) -> String {
+    format!(
+        r#"
+[[listener]]
+name = "third"
+listen = "127.0.0.1:0"
+protocol = "udp"
+idle_timeout = "50ms"
+max_connections = 1
+service = "third"
+
+[[service]]
+name = "third"
+balance = "round_robin"
+backends = ["{gone}", "{replying}"]
 health = {{ kind = "none" }}"#
     )
 }

@@ -63,7 +63,13 @@ impl Digest {
 
 /// The first `length` bytes of the pattern.
 pub fn pattern(length: usize) -> Vec<u8> {
-    block().iter().copied().cycle().take(length).collect()
+    let mut bytes = Vec::with_capacity(length);
+    let keep = |chunk: &[u8]| {
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    };
+    for_each_chunk(length as u64, keep).expect("memory takes everything");
+    bytes
 }
 
 /// Gives `sink` the first `length` bytes of the pattern, piece by piece.

@@ -1,6 +1,10 @@
 //! Configurations of one listener before one service; what a test is about stands in the test.
 
 use std::fmt::Write as _;
+use std::path::Path;
+
+/// Silence after which flows end where that is not what a test is about: no test falls silent for so long.
+pub const LONG: &str = "60s";
 
 /// A configuration with listener `main` before service `app`.
 #[derive(Clone, Debug)]
@@ -10,6 +14,7 @@ pub struct Config {
     backends: Vec<String>,
     node: String,
     listener: String,
+    idle: Option<String>,
     service: String,
     more: String,
 }
@@ -24,9 +29,33 @@ impl Config {
             backends: backends.into_iter().map(quoted).collect(),
             node: String::new(),
             listener: String::new(),
+            idle: None,
             service: String::new(),
             more: String::new(),
         }
+    }
+
+    /// The same for datagrams, whose flows end after `idle` of silence; `Proxy::finish` ends them sooner.
+    pub fn datagrams<'a>(backends: impl IntoIterator<Item = &'a str>, idle: &str) -> Config {
+        Config::to(backends).listener("protocol = \"udp\"").idle(idle)
+    }
+
+    /// As [`Config::datagrams`] on a unix path.
+    pub fn unix_datagrams<'a>(path: &Path, backends: impl IntoIterator<Item = &'a str>, idle: &str) -> Config {
+        let config = Config::to(backends).listener("protocol = \"datagram\"").idle(idle);
+        config.listen(&format!("unix:{}", path.display()))
+    }
+
+    pub fn idle(mut self, time: &str) -> Config {
+        self.idle = Some(time.into());
+        self
+    }
+
+    /// The same where the flows of its listener, which listens on `address` now, are over at once.
+    pub fn with_flows_ended(&self, address: &str) -> Option<Config> {
+        self.idle.as_ref()?;
+        let config = self.clone().idle("50ms");
+        Some(if self.listen.ends_with(":0\"") { config.listen(address) } else { config })
     }
 
     /// One address, or a TOML list of them.
@@ -66,6 +95,7 @@ impl Config {
 
     pub fn toml(&self) -> String {
         let Config { listen, health, node, listener, service, more, .. } = self;
+        let idle = self.idle.as_ref().map_or(String::new(), |idle| format!("idle_timeout = \"{idle}\"\n"));
         let backends = self.backends.join(", ");
         format!(
             r#"[node]
@@ -78,7 +108,7 @@ listen = "127.0.0.1:0"
 name = "main"
 listen = {listen}
 service = "app"
-{listener}
+{listener}{idle}
 [[service]]
 name = "app"
 backends = [{backends}]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::metrics::Metrics;
 use super::proxy::{Proxy, is_record};
 use super::wait::within;
 
@@ -15,6 +16,7 @@ impl Proxy {
     /// Waits until every session is over and proves that nothing is left of them; then stops the program and proves
     /// that it ends well and that its log holds no warning that the test did not provoke.
     pub fn finish(self) {
+        self.end_flows();
         self.expect_no_leak();
         self.signal(Signal::TERM);
         self.exits();
@@ -36,20 +38,35 @@ impl Proxy {
         self.sessions()
     }
 
+    /// Nobody closes a flow: silence that suffices for a test may last longer than a test may.
+    fn end_flows(&self) {
+        if self.metrics().sum("udp_flows_active") == 0.0 {
+            return;
+        }
+        let Some(config) = self.origin.as_ref().and_then(|config| config.with_flows_ended(&self.main())) else {
+            return;
+        };
+        // What is there already would not be loaded again.
+        if std::fs::read_to_string(self.config_path()).unwrap() != config.toml() {
+            self.reload(&config.toml());
+        }
+    }
+
     fn expect_no_leak(&self) {
         let settled = |what: &str, condition: &dyn Fn() -> bool| within(Duration::from_secs(20), what, condition);
         let zero = |selector: &'static str| move || self.metrics().sum(selector) == 0.0;
         settled("no session stays active", &zero("connections_active"));
+        settled("no flow stays active", &zero("udp_flows_active"));
         settled("no backend keeps a session", &zero("backend_sessions"));
         settled("no pipe stays busy", &zero("pipes{state=\"busy\"}"));
         settled("as many sessions end as begin", &|| {
             let metrics = self.metrics();
-            metrics.sum("connections_opened_total") == metrics.sum("connections_closed_total")
+            sessions_begun(&metrics) == metrics.sum("connections_closed_total") + metrics.sum("udp_flows_ended_total")
         });
         settled("no descriptor stays behind", &|| self.session_descriptors() <= self.baseline_descriptors());
         if !self.records_elsewhere.load(Ordering::Relaxed) {
             settled("every session leaves one record", &|| {
-                self.metrics().sum("connections_opened_total") <= self.stderr.count(is_record) as f64
+                sessions_begun(&self.metrics()) <= self.stderr.count(is_record) as f64
             });
         }
         assert_eq!(self.metrics().sum("panics_total"), 0.0, "no task of the program panics");
@@ -77,6 +94,11 @@ impl Proxy {
             assert!(!alarming || provoked, "the log holds nothing that the test did not provoke, not: {line}");
         }
     }
+}
+
+/// Connections and flows together.
+fn sessions_begun(metrics: &Metrics) -> f64 {
+    metrics.sum("connections_opened_total") + metrics.sum("udp_flows_created_total")
 }
 
 impl Drop for Proxy {

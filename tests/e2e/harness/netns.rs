@@ -96,6 +96,18 @@ impl Link {
         Link { near, far, near_address, far_address, device }
     }
 
+    /// Lets both ends carry packets of so many bytes at most.
+    pub fn set_mtu(&self, bytes: u32) {
+        for netns in [&self.near, &self.far] {
+            netns.ip(&["link", "set", &self.device, "mtu", &bytes.to_string()]);
+        }
+    }
+
+    /// Sends everything that the near end has no other way for to the far end.
+    pub fn route_near_through_far(&self) {
+        self.near.ip(&["route", "add", "default", "via", &self.far_address]);
+    }
+
     /// Takes the far end down: whoever is there is gone without a word.
     pub fn cut_far_end(&self) {
         self.far.ip(&["link", "set", &self.device, "down"]);

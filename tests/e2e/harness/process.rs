@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{SocketAddrV4, TcpListener};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -28,6 +28,15 @@ impl Server {
 
     /// Starts `command` and waits until it accepts on `address`; what it says goes to a file in `folder`.
     pub fn start(command: &mut Command, address: &str, folder: &TempDir) -> Server {
+        Server::start_until(command, address, folder, |server| Conn::try_open(&server.address).is_ok())
+    }
+
+    /// As [`Server::start`], for a server that takes datagrams only.
+    pub fn start_datagrams(command: &mut Command, address: &str, folder: &TempDir) -> Server {
+        Server::start_until(command, address, folder, |server| takes_datagrams(&server.address))
+    }
+
+    fn start_until(command: &mut Command, address: &str, folder: &TempDir, ready: impl Fn(&Server) -> bool) -> Server {
         let said = folder.join("server-output");
         let log = fs::File::create(&said).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
@@ -35,7 +44,7 @@ impl Server {
         within(Duration::from_secs(30), &format!("{command:?} accepts on {address}"), || {
             let exited = server.child.try_wait().unwrap();
             assert!(exited.is_none(), "{command:?} ended: {}", fs::read_to_string(&said).unwrap());
-            Conn::try_open(&server.address).is_ok()
+            ready(&server)
         });
         server
     }
@@ -43,6 +52,15 @@ impl Server {
     pub fn address(&self) -> &str {
         &self.address
     }
+}
+
+/// Whether a UDP socket is bound to an IPv4 address, as this process' namespace shows it.
+fn takes_datagrams(address: &str) -> bool {
+    let address: SocketAddrV4 = address.parse().unwrap();
+    // As the kernel prints it: the address as a number of this machine's byte order.
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let table = fs::read_to_string("/proc/self/net/udp").unwrap();
+    table.lines().any(|line| line.split_whitespace().nth(1) == Some(local.as_str()))
 }
 
 impl Drop for Server {
@@ -110,6 +128,12 @@ fn listening_inodes(pid: u32) -> HashSet<String> {
     let mut inodes = HashSet::new();
     for line in (table("tcp") + &table("tcp6")).lines() {
         if column(line, 3).as_deref() == Some("0A") {
+            inodes.extend(column(line, 9));
+        }
+    }
+    // Sockets of datagrams do not listen: those of listeners are the ones connected to nobody.
+    for line in (table("udp") + &table("udp6")).lines() {
+        if column(line, 3).as_deref() == Some("07") {
             inodes.extend(column(line, 9));
         }
     }

@@ -29,6 +29,8 @@ pub struct Proxy {
     pub(super) expected: Mutex<Vec<String>>,
     pub(super) records_elsewhere: AtomicBool,
     pub(super) finished: bool,
+    /// What it was started with, where that is known as more than text.
+    pub(super) origin: Option<Config>,
     netns: Option<Netns>,
     config: PathBuf,
     _folder: TempDir,
@@ -59,7 +61,13 @@ pub struct Exited {
 
 impl Config {
     pub fn start(&self) -> Proxy {
-        Proxy::start(&self.toml())
+        self.start_with(Options::default())
+    }
+
+    pub fn start_with(&self, options: Options) -> Proxy {
+        let mut proxy = Proxy::start_with(&self.toml(), options);
+        proxy.origin = Some(self.clone());
+        proxy
     }
 }
 
@@ -98,6 +106,7 @@ impl Proxy {
             expected: Mutex::default(),
             records_elsewhere: AtomicBool::new(false),
             finished: false,
+            origin: None,
             netns: options.netns,
             config,
             _folder: folder,
@@ -143,6 +152,14 @@ impl Proxy {
             _ => None,
         };
         words.filter_map(of_listener).collect()
+    }
+
+    /// What the line at start says that the listener speaks.
+    pub fn protocol_of(&self, listener: &str) -> String {
+        let lines = self.stdout.lines();
+        let start = format!("listening {listener} ");
+        let line = lines.iter().find_map(|line| line.strip_prefix(&start));
+        line.and_then(|rest| rest.split(' ').next()).unwrap_or_else(|| panic!("no line about {listener}")).to_owned()
     }
 
     /// Where `listener` accepts now, as the admin interface says: empty while there is none of that name.
