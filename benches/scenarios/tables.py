@@ -137,6 +137,14 @@ def beside_peers(results: Results) -> str:
     return text
 
 
+def missed(results: Results) -> str:
+    """How many bounds were held, and those that were not."""
+    judged = [(scenario.key, verdict) for scenario in SCENARIOS if scenario.key in results.samples
+              for bound in scenario.bounds if (verdict := bound.judge(results.rounds(scenario.key)))]
+    lines = [f"* {key}: {what}\n" for key, (what, held) in judged if not held]
+    return f"{len(judged) - len(lines)} of {len(judged)} were held. Missed:\n\n" + "".join(lines)
+
+
 def waiting(results: Results) -> str:
     """How long proxies were ready to run and had no processor, for each answer of a sample."""
     waits = [sum(each["proxy_waited"]) / answers * 1000 for proxies in results.samples.values()
