@@ -87,6 +87,12 @@ fn the_image_is_made_of_files_that_are_there() {
     let text = read("Dockerfile");
     let copies: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("COPY ")).collect();
     assert!(!copies.is_empty());
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let named = manifest.split('"').skip(1).step_by(2).filter(|text| text.contains('/') && root().join(text).exists());
+    for path in named {
+        let folder = path.split('/').next().unwrap();
+        assert!(copies.contains(&format!("{folder} {folder}").as_str()), "{path}, which Cargo.toml names, is there");
+    }
     for copy in copies.iter().filter(|copy| !copy.starts_with("--from")) {
         let mut sources: Vec<&str> = copy.split_whitespace().collect();
         sources.pop();
@@ -94,7 +100,6 @@ fn the_image_is_made_of_files_that_are_there() {
             assert!(root().join(source).exists(), "{source} is there");
         }
     }
-    let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let version = manifest.lines().find_map(|line| line.strip_prefix("rust-version = \"")).unwrap();
     let compiler = format!("rust:{}-", version.trim_end_matches('"'));
     assert!(text.contains(&compiler), "the image is built by the compiler that the workspace names");
