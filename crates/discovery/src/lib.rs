@@ -25,7 +25,9 @@ mod roster_tests;
 mod schedule;
 mod service;
 mod services;
+mod source;
 
 pub use config::{HealthConfig, Probe, ServiceConfig};
 pub use roster::{CheckReport, LastResult};
 pub use services::Services;
+pub use source::{Closed, ERROR_MAX_BYTES, Event, Found, ID_MAX_BYTES, Sink, Source, SourceError};
