@@ -18,16 +18,34 @@
 
 mod check;
 mod config;
+#[allow(dead_code)]
+mod damping;
+#[allow(dead_code)]
+mod debounce;
+#[allow(dead_code)]
+mod feed;
+#[allow(dead_code)]
+mod guard;
+#[allow(dead_code)]
+mod merge;
+#[cfg(test)]
+mod merge_tests;
 mod probe;
+#[allow(dead_code)]
+mod reach;
 mod roster;
 #[cfg(test)]
 mod roster_tests;
 mod schedule;
 mod service;
 mod services;
+#[cfg(test)]
+mod simulation;
 mod source;
 
 pub use config::{HealthConfig, Probe, ServiceConfig};
+pub use merge::Merge;
+pub use reach::{Cidr, ParseCidrError, Reach, Refusal};
 pub use roster::{CheckReport, LastResult};
 pub use services::Services;
 pub use source::{Closed, ERROR_MAX_BYTES, Event, Found, ID_MAX_BYTES, Sink, Source, SourceError};
