@@ -41,7 +41,11 @@ mod service;
 mod services;
 #[cfg(test)]
 mod simulation;
+#[allow(dead_code)]
+mod snapshot;
 mod source;
+#[allow(dead_code)]
+mod store;
 
 pub use config::{HealthConfig, Probe, ServiceConfig};
 pub use merge::Merge;
