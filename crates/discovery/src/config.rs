@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use balance::{Endpoint, Settings};
+
+use crate::{Merge, Reach, Source};
 
 /// A service with its endpoints, and how these are checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,67 @@ pub struct ServiceConfig {
     pub endpoints: Vec<Endpoint>,
     /// How they are checked; nothing leaves every backend unknown, which counts as up.
     pub health: Option<HealthConfig>,
+    /// Who else belongs to it.
+    pub membership: Membership,
+}
+
+/// Where a service finds backends beside those of its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The registries, in the order of precedence. The endpoints of the configuration come before all of them where
+    /// words are united, and after all of them where the first that has any counts.
+    pub sources: Vec<SourceConfig>,
+    /// How their words make one.
+    pub merge: Merge,
+    /// How backends are probed that a registry suddenly does not name any more, beside the service's own check. Nothing
+    /// where nothing can be asked, as with datagrams: they serve until [`Membership::orphan_ttl`] is over.
+    pub orphan_probe: Option<Probe>,
+    /// How long such a backend serves on while it answers. Raising it bears longer with a registry that lies; lowering
+    /// it takes away sooner what was taken out of many at once and still listens.
+    pub orphan_ttl: Duration,
+}
+
+/// No registries.
+impl Default for Membership {
+    fn default() -> Self {
+        let orphan_probe = Some(Probe::Tcp { port: None });
+        Self { sources: Vec::new(), merge: Merge::default(), orphan_probe, orphan_ttl: ORPHAN_TTL }
+    }
+}
+
+/// A source of a service.
+#[derive(Clone)]
+pub struct SourceConfig {
+    /// Its name in metrics and on disk, unique in the service and the same over restarts.
+    pub name: Arc<str>,
+    /// What it asks, in words that are the same if and only if that is the same. While they stay, a reload does not
+    /// touch it.
+    pub identity: Arc<str>,
+    /// The source itself.
+    pub source: Arc<dyn Source>,
+    /// Which addresses it may name.
+    pub reach: Reach,
+    /// Most endpoints it may have; 0 means 1. A longer list is refused as a whole.
+    pub max_endpoints: usize,
+}
+
+/// Two are equal that mean the same, whether or not they are one object.
+impl PartialEq for SourceConfig {
+    fn eq(&self, other: &Self) -> bool {
+        let key = |it: &Self| (Arc::clone(&it.name), Arc::clone(&it.identity), it.reach.clone(), it.max_endpoints);
+        key(self) == key(other)
+    }
+}
+
+impl Eq for SourceConfig {}
+
+impl fmt::Debug for SourceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, identity, source, reach, max_endpoints } = self;
+        let mut debug = f.debug_struct("SourceConfig");
+        debug.field("name", name).field("identity", identity).field("kind", &source.kind());
+        debug.field("reach", reach).field("max_endpoints", max_endpoints).finish()
+    }
 }
 
 /// The health check of a service.
@@ -95,6 +159,11 @@ impl fmt::Display for Probe {
 fn on_port(f: &mut fmt::Formatter<'_>, port: Option<u16>) -> fmt::Result {
     port.map_or(Ok(()), |port| write!(f, " on port {port}"))
 }
+
+/// Long enough for somebody to look at a registry that lies, and for one that restarts to be filled again.
+const ORPHAN_TTL: Duration = Duration::from_secs(600);
+/// What a source may have unless it is told otherwise: more than any one service that we know of, and some 50 MB.
+pub const MAX_ENDPOINTS: usize = 100_000;
 
 /// Between the 2 s of HAProxy and the 10 s of Kubernetes. Where there is traffic, its own failures are noticed within
 /// milliseconds, so that this need only find the trouble of quiet backends, and the end of all trouble.

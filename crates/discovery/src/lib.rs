@@ -1,37 +1,38 @@
 //! The only writer of live backend sets.
 //!
-//! A service is a fixed list of endpoints and, if asked for, an active health check of each. What the checks find is
-//! laid over the endpoints and published as one snapshot, which `proxy` reads through a [`balance::Reader`].
+//! A service has the endpoints of the configuration and those that its sources find, and, if asked for, an active health
+//! check of each. What the checks find is laid over the endpoints and published as one snapshot, which `proxy` reads
+//! through a [`balance::Reader`].
 //!
 //! ```text
-//!   ServiceConfig ──▶ Services::apply ─────┐ publishes before it returns
-//!                                          ▼
-//!   probes ── finding ──▶ Roster ── due ── Publisher ──▶ live set
-//!     ▲                     │ (schedule, rise and fall: pure)
-//!     └──────── job ────────┘
+//!   ServiceConfig ──▶ Services::apply ──┐ publishes before it returns
+//!                                       ▼
+//!   Source ── Event ──▶ Feed ──▶ Merger ── due ──▶ Roster ── due ──▶ Publisher ──▶ live set
+//!     ▲                  (guard, damping, debounce) │ ▲ (schedule, rise and fall)
+//!     └ supervisor                                  ▼ │
+//!                                              job ─ probes ─ finding
 //! ```
 //!
-//! Decisions are apart from doing: `check` judges, `schedule` says when, `roster` joins the two for a service.
-//! All of them take the time and random numbers as arguments. `probe` opens sockets, `service` runs probes, and [`Services`]
-//! is the handle that the program owns.
+//! Decisions are apart from doing. Who belongs to a service: `feed` keeps what a source said, `guard` judges what is lost,
+//! `merge` joins all. Who of them is well: `check` judges, `schedule` says when, `roster` joins the two. All of them take
+//! the time and random numbers as arguments. `desk` holds them for one service; `service` and `probe` run its probes,
+//! `supervisor` its sources, `keeper` remembers them on disk, and [`Services`] is the handle that the program owns.
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod check;
 mod config;
-#[allow(dead_code)]
 mod damping;
-#[allow(dead_code)]
 mod debounce;
-#[allow(dead_code)]
+mod desk;
 mod feed;
-#[allow(dead_code)]
 mod guard;
-#[allow(dead_code)]
+mod keeper;
 mod merge;
 #[cfg(test)]
 mod merge_tests;
+mod overview;
 mod probe;
-#[allow(dead_code)]
 mod reach;
 mod roster;
 #[cfg(test)]
@@ -41,15 +42,17 @@ mod service;
 mod services;
 #[cfg(test)]
 mod simulation;
-#[allow(dead_code)]
 mod snapshot;
 mod source;
-#[allow(dead_code)]
+mod status;
 mod store;
+mod supervisor;
 
-pub use config::{HealthConfig, Probe, ServiceConfig};
+pub use config::{HealthConfig, MAX_ENDPOINTS, Membership, Probe, ServiceConfig, SourceConfig};
 pub use merge::Merge;
+pub use overview::Overview;
 pub use reach::{Cidr, ParseCidrError, Reach, Refusal};
 pub use roster::{CheckReport, LastResult};
 pub use services::Services;
 pub use source::{Closed, ERROR_MAX_BYTES, Event, Found, ID_MAX_BYTES, Sink, Source, SourceError};
+pub use status::{MemberReport, SourceReport, SourceState, Update};

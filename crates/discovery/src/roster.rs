@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
 use balance::{Active, Address, Backend, BackendSet, Endpoint, Facts, Outcome, Rng};
@@ -20,7 +20,7 @@ use crate::{HealthConfig, Probe, ServiceConfig};
 pub(crate) struct Roster {
     config: ServiceConfig,
     health: Option<Arc<HealthConfig>>,
-    monitors: BTreeMap<Address, Monitor>,
+    monitors: HashMap<Address, Monitor>,
     due: BinaryHeap<Reverse<(u64, Address)>>,
     running: HashMap<Address, Relevance>,
     /// When the states that turned are published; a little later than the first of them, so that others can join.
@@ -99,7 +99,7 @@ impl Roster {
     pub(crate) fn new(config: ServiceConfig, set: &BackendSet, now_ms: u64, rng: Rng) -> Self {
         let mut roster = Self {
             health: None,
-            monitors: BTreeMap::new(),
+            monitors: HashMap::new(),
             due: BinaryHeap::new(),
             running: HashMap::new(),
             publish_ms: None,
@@ -133,7 +133,12 @@ impl Roster {
         config.endpoints.iter().map(with_facts).collect()
     }
 
-    /// Goes over to `config`, of which `set` was just published. Backends that stay keep their state and, unless the
+    /// What the checks of `address` come to.
+    pub(crate) fn active(&self, address: &Address) -> Active {
+        self.monitors.get(address).map_or(Active::Unknown, |monitor| monitor.check.active())
+    }
+
+    /// Goes over to `config`, whose endpoints are in `set`, which was just published. Backends that stay keep their state and, unless the
     /// check itself changed, their schedule.
     pub(crate) fn adopt(&mut self, config: ServiceConfig, set: &BackendSet, now_ms: u64) {
         let same_health = self.health.as_deref() == config.health.as_ref();
@@ -155,12 +160,13 @@ impl Roster {
         self.fill_due();
     }
 
-    /// Gives each backend of `set` a monitor, the one it has if it has one, and drops all others.
+    /// Gives each of its backends in `set` a monitor, the one it has if it has one, and drops all others.
     fn monitor(&mut self, set: &BackendSet, now_ms: u64, keep_schedule: bool) {
         let mut known = std::mem::take(&mut self.monitors);
         let Some(health) = &self.health else { return };
         let schedule = Schedule::new(health.interval);
-        for backend in set.backends() {
+        let ours: HashSet<&Address> = self.config.endpoints.iter().map(|endpoint| &endpoint.address).collect();
+        for backend in set.backends().iter().filter(|backend| ours.contains(backend.address())) {
             let (backend, address) = (Arc::clone(backend), backend.address());
             let monitor = match known.remove(address) {
                 Some(monitor) if keep_schedule => Monitor { backend, ..monitor },
@@ -239,7 +245,9 @@ impl Roster {
             active: monitor.check.active(),
             last: monitor.last.clone(),
         };
-        self.monitors.iter().map(report).collect()
+        let mut reports: Vec<CheckReport> = self.monitors.iter().map(report).collect();
+        reports.sort_unstable_by(|a, b| a.address.cmp(&b.address));
+        reports
     }
 
     fn fill_due(&mut self) {

@@ -32,6 +32,7 @@ fn config(backends: impl IntoIterator<Item = usize>) -> ServiceConfig {
         settings: Settings { policy: Policy::LeastConn, ..Settings::new("web") },
         endpoints: backends.into_iter().map(endpoint).collect(),
         health: Some(HealthConfig::default()),
+        membership: crate::Membership::default(),
     }
 }
 

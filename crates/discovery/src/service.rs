@@ -1,16 +1,18 @@
-//! One service at work: its roster and publisher, and the task that makes its probes.
+//! One service at work: its desk behind a lock, and the task that makes its probes and publishes what is due.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use balance::{Active, Address, Epoch, Ledger, Publisher, Reader, Rng, Use};
+use balance::{Active, Address, Epoch, Ledger, Reader, Rng, Use};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep};
 
+use crate::desk::{Desk, Purpose, Start};
 use crate::probe::{self, Finding, Trouble};
-use crate::roster::{Agenda, CheckReport, Event, Job, Roster};
+use crate::roster::{Event, Job};
+use crate::snapshot::Remembered;
 use crate::{HealthConfig, ServiceConfig};
 
 /// What all services share.
@@ -28,8 +30,8 @@ impl Context {
     }
 }
 
-/// A service's state. It lives apart from the task, so that the program can change it at once, without waiting for
-/// the task, and so that nothing is lost should the task panic.
+/// A service's state. It lives apart from the tasks, so that the program can change it at once, without waiting for
+/// them, and so that nothing is lost should one panic.
 #[derive(Debug)]
 pub(crate) struct Service {
     name: Arc<str>,
@@ -40,63 +42,62 @@ pub(crate) struct Service {
     changed: Notify,
 }
 
-#[derive(Debug)]
-struct Desk {
-    roster: Roster,
-    publisher: Publisher,
-}
-
 impl Service {
-    pub(crate) fn new(config: ServiceConfig, context: Arc<Context>, rng: Rng) -> Self {
-        let (publisher, reader) = balance::live(config.settings.clone(), unjudged(&config));
-        let name = Arc::clone(&config.settings.name);
-        let roster = Roster::new(config, &reader.load(), context.now_ms(), rng);
-        Self { name, context, reader, desk: Mutex::new(Desk { roster, publisher }), changed: Notify::new() }
+    /// A service, published, and the sources to start for it.
+    pub(crate) fn new(
+        config: ServiceConfig,
+        remembered: &Remembered,
+        context: Arc<Context>,
+        mut rng: Rng,
+    ) -> (Self, Vec<Start>) {
+        let (name, now_ms) = (Arc::clone(&config.settings.name), context.now_ms());
+        let mut desk = Desk::new(&config, now_ms, &mut rng);
+        let starts = desk.apply(config, remembered, now_ms);
+        let reader = desk.reader().clone();
+        (Self { name, context, reader, desk: Mutex::new(desk), changed: Notify::new() }, starts)
+    }
+
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     pub(crate) fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    /// Goes over to `config`; published when this returns. Does nothing when nothing changed.
-    pub(crate) fn apply(&self, config: ServiceConfig) {
-        let mut desk = self.desk();
-        if *desk.roster.config() == config {
-            return;
-        }
-        let endpoints = desk.roster.overlay(&config);
-        desk.publisher.publish(config.settings.clone(), endpoints);
-        desk.roster.adopt(config, &self.reader.load(), self.context.now_ms());
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.context.now_ms()
+    }
+
+    /// Goes over to `config`; published when this returns. Returns the sources to start.
+    pub(crate) fn apply(&self, config: ServiceConfig) -> Vec<Start> {
+        let starts = self.desk().apply(config, &Remembered::default(), self.now_ms());
         self.changed.notify_one();
+        starts
     }
 
-    pub(crate) fn reports(&self) -> Vec<CheckReport> {
-        self.desk().roster.reports()
+    /// Whatever is done at its desk may change what is due.
+    pub(crate) fn with_desk<T>(&self, act: impl FnOnce(&mut Desk) -> T) -> T {
+        let result = act(&mut self.desk());
+        self.changed.notify_one();
+        result
     }
 
-    /// Publishes what is due to be, and says what comes next.
-    fn settle(&self, now_ms: u64) -> Agenda {
-        let mut desk = self.desk();
-        if let Some(endpoints) = desk.roster.take_publication(now_ms) {
-            let settings = desk.roster.config().settings.clone();
-            desk.publisher.publish(settings, endpoints);
-        }
-        desk.roster.agenda(now_ms)
+    /// What can be seen at its desk.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Desk) -> T) -> T {
+        look(&self.desk())
     }
 
-    fn conclude(&self, address: &Address, finding: &Finding) {
+    fn conclude(&self, purpose: Purpose, address: &Address, finding: &Finding) {
         let now_ms = self.context.now_ms();
-        let (event, health) = {
-            let mut desk = self.desk();
-            (desk.roster.conclude(address, finding, now_ms), desk.roster.health().cloned())
-        };
-        if let (Some(event), Some(health)) = (event, health) {
-            log(&self.name, address, &health, &event, finding);
+        let turn = self.desk().conclude(purpose, address, finding, now_ms);
+        if let Some((turn, health)) = turn {
+            log(&self.name, purpose, address, &health, &turn, finding);
         }
     }
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
-        // The roster is whole between its calls, and `abandon_running` rebuilds what a panic inside could leave open.
+        // The desk is whole between its calls, and `abandon_running` rebuilds what a panic inside could leave open.
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -107,7 +108,7 @@ impl Service {
 /// *Cancel safety*: dropping it ends all of its probes; the service stays as it is.
 pub(crate) async fn check(service: Arc<Service>) {
     // Those of a task that panicked were dropped with it.
-    service.desk().roster.abandon_running();
+    service.desk().abandon_running();
     let mut checker = Checker { service, probes: JoinSet::new(), addresses: HashMap::new() };
     loop {
         checker.step().await;
@@ -119,7 +120,7 @@ struct Checker {
     service: Arc<Service>,
     probes: JoinSet<Finding>,
     /// Whom each of `probes` asks: a probe that panics cannot say so itself.
-    addresses: HashMap<Id, Address>,
+    addresses: HashMap<Id, (Purpose, Address)>,
 }
 
 impl Checker {
@@ -127,7 +128,7 @@ impl Checker {
     async fn step(&mut self) {
         let context = Arc::clone(&self.service.context);
         let now_ms = context.now_ms();
-        let agenda = self.service.settle(now_ms);
+        let agenda = self.service.desk().settle(now_ms);
         let wait = Duration::from_millis(agenda.wake_ms.unwrap_or(now_ms).saturating_sub(now_ms));
         tokio::select! {
             () = self.service.changed.notified() => {}
@@ -139,10 +140,14 @@ impl Checker {
 
     fn start(&mut self, slot: OwnedSemaphorePermit) {
         let context = &self.service.context;
-        let Some(job) = self.service.desk().roster.take_due(context.now_ms()) else { return };
+        let Some((purpose, job)) = self.service.desk().take_due(context.now_ms()) else { return };
         let address = job.address.clone();
         let Some(hold) = context.ledger.take(Use::Probes, probe::descriptors(&job.health.probe)) else {
-            return self.service.conclude(&address, &Err(Trouble::Ours("no descriptor is left for it".into())));
+            return self.service.conclude(
+                purpose,
+                &address,
+                &Err(Trouble::Ours("no descriptor is left for it".into())),
+            );
         };
         let run = async move |job: Job| {
             let finding = probe::run(&job).await;
@@ -150,7 +155,7 @@ impl Checker {
             finding
         };
         let task = self.probes.spawn(run(job));
-        self.addresses.insert(task.id(), address);
+        self.addresses.insert(task.id(), (purpose, address));
     }
 
     fn finish(&mut self, ended: Result<(Id, Finding), JoinError>) {
@@ -161,22 +166,19 @@ impl Checker {
                 (error.id(), Err(Trouble::Ours("the probe ended by a bug".into())))
             }
         };
-        if let Some(address) = self.addresses.remove(&id) {
-            self.service.conclude(&address, &finding);
+        if let Some((purpose, address)) = self.addresses.remove(&id) {
+            self.service.conclude(purpose, &address, &finding);
         }
     }
 }
 
-fn unjudged(config: &ServiceConfig) -> Vec<balance::Endpoint> {
-    let mut endpoints = config.endpoints.clone();
-    endpoints.iter_mut().for_each(|endpoint| endpoint.facts.active = Active::Unknown);
-    endpoints
-}
-
-fn log(service: &str, address: &Address, health: &HealthConfig, event: &Event, finding: &Finding) {
+fn log(service: &str, purpose: Purpose, address: &Address, health: &HealthConfig, event: &Event, finding: &Finding) {
     let (Ok(result) | Err(Trouble::Theirs(result) | Trouble::Ours(result))) = finding;
     let (backend, probe) = (address, &health.probe);
     match event {
+        Event::Turned { to: Active::Down, .. } if purpose == Purpose::Orphan => {
+            tracing::info!(service, %backend, %probe, %result, "backend that no source reports is gone");
+        }
         Event::Turned { to: Active::Down, .. } => {
             tracing::warn!(service, %backend, %probe, %result, "backend is down");
         }

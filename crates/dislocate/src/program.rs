@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 use balance::{Epoch, Facts, Ledger, Settings};
-use discovery::{HealthConfig, ServiceConfig, Services};
+use discovery::{HealthConfig, Membership, ServiceConfig, Services};
 use proxy::{
     Bind, BindError, LearnedIds, Line, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, UdpSettings,
     Wanted,
@@ -203,6 +203,7 @@ fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
         settings,
         endpoints: service.backends.iter().map(endpoint).collect(),
         health: health(&service.health),
+        membership: Membership::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use balance::{Active, Address, Endpoint, Epoch, Facts, Ledger, Policy, Settings, Zone};
-use discovery::{HealthConfig, LastResult, Probe, ServiceConfig, Services};
+use discovery::{HealthConfig, LastResult, Membership, Probe, ServiceConfig, Services};
 use tokio::net::{TcpListener, TcpSocket};
 
 pub const SERVICE: &str = "web";
@@ -31,6 +31,7 @@ pub fn service(name: &str, probe: Probe, backends: &[Address]) -> ServiceConfig 
         settings: Settings { policy: Policy::LeastConn, ..Settings::new(name) },
         endpoints: backends.iter().cloned().map(endpoint).collect(),
         health: Some(health(probe)),
+        membership: Membership::default(),
     }
 }
 
