@@ -47,6 +47,7 @@ mod source;
 mod status;
 mod store;
 mod supervisor;
+mod watch;
 
 pub use config::{HealthConfig, MAX_ENDPOINTS, Membership, Probe, ServiceConfig, SourceConfig};
 pub use merge::Merge;
@@ -56,3 +57,4 @@ pub use roster::{CheckReport, LastResult};
 pub use services::Services;
 pub use source::{Closed, ERROR_MAX_BYTES, Event, Found, ID_MAX_BYTES, Sink, Source, SourceError};
 pub use status::{MemberReport, SourceReport, SourceState, Update};
+pub use watch::FileWatch;

@@ -21,4 +21,3 @@ pub mod program;
 pub mod run;
 pub mod state;
 pub mod views;
-pub mod watch;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use anyhow::Context;
+use discovery::FileWatch;
 use proxy::{BindError, Reason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +21,6 @@ use crate::plan::Plan;
 use crate::program::Program;
 use crate::state::PANICS;
 use crate::views::protocol;
-use crate::watch::FileWatch;
 
 /// Serves as the file says, until a signal ends it.
 pub fn run(path: &Path) -> ExitCode {

@@ -1,6 +1,6 @@
-//! Noticing that the configuration file has changed.
+//! Noticing that a file has changed, or any file of a folder.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 /// Watches a file by its folder: editors and ConfigMaps put a new file (or a new symlink) in its place, and a watch on
 /// the old one would hear nothing.
+#[derive(Debug)]
 pub struct FileWatch {
     events: mpsc::Receiver<()>,
     /// Something has happened that [`FileWatch::changed`] has not told yet.
@@ -18,20 +19,31 @@ pub struct FileWatch {
 }
 
 impl FileWatch {
-    /// Begins to watch.
+    /// Begins to watch a file.
     ///
     /// *Errors*: no inotify instance is to be had, or the folder cannot be read.
     pub fn new(file: &Path) -> notify::Result<Self> {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // A path without a name is a folder.
+        Self::begin(folder, file.file_name().map_or(Ours::Any, |name| Ours::Named(name.to_owned())))
+    }
+
+    /// Begins to watch every file of a folder.
+    ///
+    /// *Errors*: as of [`FileWatch::new`].
+    pub fn folder(folder: &Path) -> notify::Result<Self> {
+        Self::begin(folder, Ours::Any)
+    }
+
+    fn begin(folder: &Path, ours: Ours) -> notify::Result<Self> {
         let (happened, events) = mpsc::channel(1);
-        let name = file.file_name().map(ToOwned::to_owned);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             // An error may hide anything, so it counts as a change.
-            if !event.is_ok_and(|event| is_of_others(&event, name.as_deref())) {
+            if !event.is_ok_and(|event| ours.ignores(&event)) {
                 // Full means that somebody will look anyway.
                 let _pending = happened.try_send(());
             }
         })?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         watcher.watch(folder, RecursiveMode::NonRecursive)?;
         Ok(Self { events, pending: false, _watcher: watcher })
     }
@@ -51,15 +63,23 @@ impl FileWatch {
     }
 }
 
-/// Whether an event says nothing about our file: somebody reads, or writes into another file of the folder, such as a
-/// log. Names that come and go always matter, since one may be a link on the way to ours.
-fn is_of_others(event: &Event, ours: Option<&OsStr>) -> bool {
-    match event.kind {
-        EventKind::Access(_) => true,
-        EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)) => {
-            event.paths.iter().all(|path| path.file_name() != ours)
+/// Which files of a folder are watched.
+enum Ours {
+    Named(OsString),
+    Any,
+}
+
+impl Ours {
+    /// Whether an event says nothing about what is watched: somebody reads, or writes into another file of the folder,
+    /// such as a log. Names that come and go always matter, since one may be a link on the way to ours.
+    fn ignores(&self, event: &Event) -> bool {
+        match (event.kind, self) {
+            (EventKind::Access(_), _) => true,
+            (EventKind::Modify(ModifyKind::Data(_) | ModifyKind::Metadata(_)), Self::Named(name)) => {
+                event.paths.iter().all(|path| path.file_name() != Some(OsStr::new(name)))
+            }
+            _ => false,
         }
-        _ => false,
     }
 }
 
@@ -85,7 +105,8 @@ mod tests {
         ];
         for (kind, path, others) in cases {
             let event = Event::new(kind).add_path(path.into());
-            assert_eq!(is_of_others(&event, Some(OsStr::new("d.toml"))), others, "{kind:?} of {path}");
+            assert_eq!(Ours::Named("d.toml".into()).ignores(&event), others, "{kind:?} of {path}");
+            assert_eq!(Ours::Any.ignores(&event), matches!(kind, EventKind::Access(_)), "{kind:?} of {path}");
         }
     }
 }
