@@ -44,6 +44,7 @@ mod services;
 mod simulation;
 mod snapshot;
 mod source;
+pub mod sources;
 mod status;
 mod store;
 mod supervisor;

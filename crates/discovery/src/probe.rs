@@ -141,7 +141,7 @@ fn expired(doing: &str, late: Duration) -> Trouble {
 }
 
 /// An error with its causes, since libraries print one level each.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,0 +1,10 @@
+//! The sources against servers of this test that give every answer a registry has been seen to give, and against real
+//! ones.
+
+mod dns;
+mod dns_server;
+mod file;
+mod http;
+mod http_server;
+mod knot;
+mod support;
