@@ -8,13 +8,18 @@
 //! * a list is sent when it differs from the one before, and [`Event::Alive`](crate::Event::Alive) otherwise;
 //! * half an answer is no answer.
 
+mod consul;
 mod dns;
+mod etcd;
 mod fetch;
 mod file;
 mod http;
 mod records;
+mod secret;
 mod tell;
 
+pub use consul::{Consistency, ConsulSettings, ConsulSource};
 pub use dns::{DnsSettings, DnsSource, Family};
+pub use etcd::{Access, EtcdSettings, EtcdSource};
 pub use file::{FileSettings, FileSource};
 pub use http::{HttpSettings, HttpSource};

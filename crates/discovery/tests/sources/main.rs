@@ -1,8 +1,11 @@
 //! The sources against servers of this test that give every answer a registry has been seen to give, and against real
 //! ones.
 
+mod consul;
 mod dns;
 mod dns_server;
+mod etcd;
+mod etcd_real;
 mod file;
 mod http;
 mod http_server;

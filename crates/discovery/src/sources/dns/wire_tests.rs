@@ -178,7 +178,7 @@ fn any_bytes_are_read_without_harm() {
     assert_eq!(answered(&good).body.unwrap().records.len(), 3, "the seed of this test is well-formed");
     let mut rng = balance::Rng::new(53);
     let mut read = 0;
-    for _ in 0..200_000 {
+    for _ in 0..30_000 {
         let mut message = good.clone();
         for _ in 0..=rng.below(4) {
             let at = rng.below(message.len() as u64) as usize;
@@ -194,5 +194,5 @@ fn any_bytes_are_read_without_harm() {
             );
         }
     }
-    assert!(read > 1_000, "some of it still is an answer: {read}");
+    assert!(read > 300, "some of it still is an answer: {read}");
 }
