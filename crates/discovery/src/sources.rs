@@ -17,9 +17,11 @@ mod http;
 mod records;
 mod secret;
 mod tell;
+mod tls;
 
 pub use consul::{Consistency, ConsulSettings, ConsulSource};
 pub use dns::{DnsSettings, DnsSource, Family};
 pub use etcd::{Access, EtcdSettings, EtcdSource};
 pub use file::{FileSettings, FileSource};
 pub use http::{HttpSettings, HttpSource};
+pub use tls::{TlsIdentity, TlsSettings};

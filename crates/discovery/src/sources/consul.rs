@@ -27,9 +27,10 @@ use tokio::time::Instant;
 
 use self::answer::Instances;
 use self::cursor::{Cursor, Pace, Worth};
-use super::fetch::{Question, Reply, Server, within};
+use super::fetch::{Client, Question, Reply, Server, check_tls, within};
 use super::secret;
 use super::tell::{Teller, ended};
+use super::tls::TlsSettings;
 use crate::source::{Sink, Source, SourceError};
 
 mod answer;
@@ -40,8 +41,10 @@ mod cursor;
 pub struct ConsulSettings {
     /// The name of the service.
     pub service: String,
-    /// The agent: `http://HOST[:PORT]`.
+    /// The agent: `http://HOST[:PORT]`, or `https`.
     pub url: String,
+    /// How the agent of an `https` URL is known.
+    pub tls: TlsSettings,
     /// The data centre to ask for; none is the agent's own.
     pub datacenter: Option<String>,
     /// Where the endpoints stand; none is the zone of this node.
@@ -66,6 +69,7 @@ impl ConsulSettings {
         Self {
             service: service.into(),
             url: URL.into(),
+            tls: TlsSettings::default(),
             datacenter: None,
             zone: None,
             tags: Vec::new(),
@@ -107,9 +111,10 @@ pub struct ConsulSource {
 impl ConsulSource {
     /// A source with these settings.
     ///
-    /// *Errors*: the URL is not one, or a name is empty.
+    /// *Errors*: the URL is not one, a name is empty, or there are settings for TLS that the URL does not use.
     pub fn new(settings: ConsulSettings) -> Result<Self, SourceError> {
         let (server, base) = Server::parse(&settings.url)?;
+        check_tls(&settings.tls, std::iter::once(&server))?;
         if base.contains('?') {
             return Err(SourceError::new("the URL of Consul has a question mark in it"));
         }
@@ -126,9 +131,10 @@ impl ConsulSource {
         let mut rng = Rng::new(RandomState::new().hash_one(()));
         let (mut cursor, mut pace, mut teller) = (Cursor::default(), Pace::new(), Teller::default());
         let mut left_out = None;
+        let client = self.server.client(&self.settings.tls).await?;
         loop {
             tokio::time::sleep(pace.pause(begun.elapsed())).await;
-            let (instances, worth) = self.ask(&mut cursor, &mut rng).await?;
+            let (instances, worth) = self.ask(&client, &mut cursor, &mut rng).await?;
             if worth == Worth::WentBack {
                 tracing::info!(service = self.settings.service, "the index of Consul went back; asking anew");
                 continue;
@@ -143,7 +149,12 @@ impl ConsulSource {
         }
     }
 
-    async fn ask(&self, cursor: &mut Cursor, rng: &mut Rng) -> Result<(Instances, Worth), SourceError> {
+    async fn ask(
+        &self,
+        client: &Client<'_>,
+        cursor: &mut Cursor,
+        rng: &mut Rng,
+    ) -> Result<(Instances, Worth), SourceError> {
         let mut path = self.path.clone();
         let mut time = self.settings.timeout;
         if let Some(index) = cursor.index() {
@@ -159,7 +170,7 @@ impl ConsulSource {
             if let Some(file) = &self.settings.token_file {
                 question.headers.push((TOKEN, secret::header(file).await?));
             }
-            let reply = self.server.ask(question).await?;
+            let reply = client.ask(question).await?;
             if reply.status() != 200 {
                 return Err(reply.refusal().await);
             }

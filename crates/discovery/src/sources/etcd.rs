@@ -6,7 +6,7 @@
 //!              └───────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! It speaks to the JSON gateway that is part of every etcd, over plain HTTP, so that no stack for gRPC is needed. A
+//! It speaks to the JSON gateway that is part of every etcd, over HTTP, so that no stack for gRPC is needed. A
 //! watch over a dead link is as silent as one with nothing to tell; therefore each ends after a minute and the next
 //! goes on where it stopped, which costs no list.
 //!
@@ -34,10 +34,11 @@ use tokio::time::{Instant, timeout_at};
 use self::messages::{AuthenticateReply, AuthenticateRequest, Lines, RangeReply, RangeRequest};
 use self::messages::{WatchCreate, WatchReply, WatchRequest, watch_line};
 use self::table::Table;
-use super::fetch::{Question, Reply, Server, within};
+use super::fetch::{Client, Question, Reply, Server, check_tls, within};
 use super::records::{self, ENDPOINTS_MAX};
 use super::secret;
 use super::tell::{Teller, ended, send_list};
+use super::tls::TlsSettings;
 use crate::source::{Event, Sink, Source, SourceError};
 
 mod base64;
@@ -49,8 +50,10 @@ mod table;
 pub struct EtcdSettings {
     /// What the keys begin with. It ends with `/`, since `/web` is also the beginning of `/web2`.
     pub prefix: String,
-    /// The servers: `http://HOST[:PORT]`. After an error the next one is asked.
+    /// The servers: `http://HOST[:PORT]`, or `https`. After an error the next one is asked.
     pub urls: Vec<String>,
+    /// How servers of `https` URLs are known.
+    pub tls: TlsSettings,
     /// How to say who we are.
     pub access: Access,
     /// How long a question may take; of a watch, its first answer.
@@ -69,6 +72,7 @@ impl EtcdSettings {
         Self {
             prefix: prefix.into(),
             urls: vec![URL.into()],
+            tls: TlsSettings::default(),
             access: Access::default(),
             timeout: TIMEOUT,
             renew: RENEW,
@@ -108,7 +112,8 @@ pub struct EtcdSource {
 impl EtcdSource {
     /// A source with these settings.
     ///
-    /// *Errors*: a URL is not one, there is none, or the prefix does not end with `/`.
+    /// *Errors*: a URL is not one, there is none, the prefix does not end with `/`, or there are settings for TLS that no
+    /// URL uses.
     pub fn new(settings: EtcdSettings) -> Result<Self, SourceError> {
         if !settings.prefix.ends_with('/') {
             return Err(SourceError::new(
@@ -123,13 +128,15 @@ impl EtcdSource {
         if servers.is_empty() {
             return Err(SourceError::new("no server is given"));
         }
+        check_tls(&settings.tls, servers.iter().map(|(server, _)| server))?;
         Ok(Self { settings, servers, next: AtomicUsize::new(0) })
     }
 
     async fn follow(&self, sink: &Sink) -> Result<Infallible, SourceError> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.servers.len();
         let (server, base) = &self.servers[next];
-        let mut session = Session { settings: &self.settings, server, base, token: None };
+        let client = server.client(&self.settings.tls).await?;
+        let mut session = Session { settings: &self.settings, client, base, token: None };
         session.authenticate().await?;
         let mut rng = Rng::new(RandomState::new().hash_one(()));
         let (mut table, mut teller) = (Table::default(), Teller::default());
@@ -167,7 +174,7 @@ enum WatchEnd {
 /// One server, for one run.
 struct Session<'a> {
     settings: &'a EtcdSettings,
-    server: &'a Server,
+    client: Client<'a>,
     base: &'a str,
     /// What was got for a password.
     token: Option<HeaderValue>,
@@ -299,7 +306,7 @@ impl Session<'_> {
             (_, Some(token)) => headers.push((AUTHORIZATION, token.clone())),
             _ => {}
         }
-        let reply = self.server.ask(Question { method: Method::POST, path: &path, headers, body: body.into() }).await?;
+        let reply = self.client.ask(Question { method: Method::POST, path: &path, headers, body: body.into() }).await?;
         match reply.status() {
             200 => Ok(reply),
             _ => Err(reply.refusal().await),

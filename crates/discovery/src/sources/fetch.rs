@@ -14,17 +14,21 @@ use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Response, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::records::shortened;
+use super::tls::{Tls, TlsSettings};
 use crate::probe::chain;
 use crate::source::SourceError;
 
 /// A server, from a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Server {
+    /// Whether it speaks TLS.
+    pub(super) secure: bool,
     /// A name or an IP address, without brackets.
     host: String,
     port: u16,
@@ -33,17 +37,17 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Reads `http://HOST[:PORT][/PATH]`; returns the path and what follows it as well, which begin with `/`.
+    /// Reads `http://HOST[:PORT][/PATH]`, or the same with `https`; returns the path and what follows it as well, which begin with `/`.
     ///
     /// *Errors*: it is something else. User names and passwords are not taken: URLs end up in logs.
     pub(super) fn parse(url: &str) -> Result<(Self, String), SourceError> {
         let wrong = |why: &str| SourceError::new(format!("`{}` {why}", shortened(url)));
         let uri: Uri = url.parse().map_err(|_| wrong("is not a URL"))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(wrong("is https, which is not built yet")),
-            _ => return Err(wrong("does not begin with http://")),
-        }
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(wrong("does not begin with http:// or https://")),
+        };
         let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         if authority.as_str().contains('@') || host.is_empty() {
@@ -52,36 +56,18 @@ impl Server {
         let port = match authority.port_u16() {
             Some(0) => return Err(wrong("has port 0")),
             Some(port) => port,
-            None if !has_port(authority.as_str()) => 80,
+            None if !has_port(authority.as_str()) => [80, 443][usize::from(secure)],
             None => return Err(wrong("has no port that can be")),
         };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let value = HeaderValue::from_str(authority.as_str()).map_err(|_| wrong("is not a URL"))?;
-        Ok((Self { host, port, authority: value }, path.to_owned()))
+        Ok((Self { secure, host, port, authority: value }, path.to_owned()))
     }
 
-    /// Asks, and reads the head of the answer.
-    ///
-    /// *Cancel safety*: dropping it closes the connection.
-    pub(super) async fn ask(&self, question: Question<'_>) -> Result<Reply, SourceError> {
-        let stream = self.connect().await?;
-        let theirs = |error: hyper::Error| SourceError::new(format!("http: {}", chain(&error)));
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(HEAD_MAX_BYTES);
-        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(theirs)?;
-        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
-        let mut request = hyper::Request::new(Full::new(question.body));
-        *request.method_mut() = question.method;
-        *request.uri_mut() =
-            question.path.parse().map_err(|_| SourceError::new("no request can be made of the path"))?;
-        let headers = request.headers_mut();
-        headers.insert(HOST, self.authority.clone());
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        headers.extend(question.headers);
-        let response = sender.send_request(request).await.map_err(theirs)?;
-        Ok(Reply { response, _driver: driver })
+    /// What a run needs to ask this server.
+    pub(super) async fn client(&self, tls: &TlsSettings) -> Result<Client<'_>, SourceError> {
+        let tls = if self.secure { Some(Tls::load(tls, &self.host).await?) } else { None };
+        Ok(Client { server: self, tls })
     }
 
     /// Tries each address of the host in turn.
@@ -99,6 +85,63 @@ impl Server {
         Err(SourceError::new(format!("connect to {}, port {}: {last}", shortened(&self.host), self.port)))
     }
 }
+
+/// Refuses settings for TLS that no server would use: whoever wrote them believes in TLS.
+pub(super) fn check_tls<'a>(
+    tls: &TlsSettings,
+    mut servers: impl Iterator<Item = &'a Server>,
+) -> Result<(), SourceError> {
+    match *tls == TlsSettings::default() || servers.any(|server| server.secure) {
+        true => Ok(()),
+        false => Err(SourceError::new("there are settings for TLS, and no URL begins with https://")),
+    }
+}
+
+/// Asks one server, in one run.
+pub(super) struct Client<'a> {
+    server: &'a Server,
+    tls: Option<Tls>,
+}
+
+impl Client<'_> {
+    /// Asks, and reads the head of the answer.
+    ///
+    /// *Cancel safety*: dropping it closes the connection.
+    pub(super) async fn ask(&self, question: Question<'_>) -> Result<Reply, SourceError> {
+        let stream = self.open().await?;
+        let theirs = |error: hyper::Error| SourceError::new(format!("http: {}", chain(&error)));
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_MAX_BYTES);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(theirs)?;
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let mut request = hyper::Request::new(Full::new(question.body));
+        *request.method_mut() = question.method;
+        *request.uri_mut() =
+            question.path.parse().map_err(|_| SourceError::new("no request can be made of the path"))?;
+        let headers = request.headers_mut();
+        headers.insert(HOST, self.server.authority.clone());
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        headers.extend(question.headers);
+        let response = sender.send_request(request).await.map_err(theirs)?;
+        Ok(Reply { response, _driver: driver })
+    }
+
+    async fn open(&self) -> Result<Box<dyn Stream>, SourceError> {
+        let stream = self.server.connect().await?;
+        let failed = |error| SourceError::new(format!("TLS with {}: {error}", shortened(&self.server.host)));
+        match &self.tls {
+            None => Ok(Box::new(stream)),
+            Some(tls) => Ok(Box::new(tls.wrap(stream).await.map_err(failed)?)),
+        }
+    }
+}
+
+/// A connection of either kind.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 fn has_port(authority: &str) -> bool {
     authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'))
@@ -224,9 +267,12 @@ mod tests {
             ("http://[::1]:2379/x#y", "::1", 2379, "[::1]:2379", "/x"),
             ("http://[::1]/", "::1", 80, "[::1]", "/"),
             ("HTTP://h:1", "h", 1, "h:1", "/"),
+            ("https://h", "h", 443, "h", "/"),
+            ("https://h:80", "h", 80, "h:80", "/"),
         ];
         for (url, host, port, authority, path) in cases {
             let (server, rest) = Server::parse(url).expect(url);
+            assert_eq!(server.secure, url.starts_with("https"));
             assert_eq!(
                 (&*server.host, server.port, server.authority.to_str().unwrap(), &*rest),
                 (host, port, authority, path)

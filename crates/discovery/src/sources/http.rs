@@ -12,16 +12,19 @@ use std::time::Duration;
 use balance::Rng;
 use hyper::header::{ETAG, HeaderValue, IF_NONE_MATCH};
 
-use super::fetch::{Question, Server, within};
+use super::fetch::{Client, Question, Server, check_tls, within};
 use super::records;
 use super::tell::{Teller, ended};
+use super::tls::TlsSettings;
 use crate::source::{Event, Found, Sink, Source, SourceError};
 
 /// What an HTTP source needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSettings {
-    /// Where the page is: `http://HOST[:PORT]/PATH`.
+    /// Where the page is: `http://HOST[:PORT]/PATH`, or `https`.
     pub url: String,
+    /// How the server of an `https` URL is known.
+    pub tls: TlsSettings,
     /// The time between two questions; a tenth more or less is drawn each time.
     pub interval: Duration,
     /// How long a question may take, to the last byte of the answer.
@@ -33,7 +36,8 @@ pub struct HttpSettings {
 impl HttpSettings {
     /// The defaults, for this page.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), interval: INTERVAL, timeout: TIMEOUT, body_max_bytes: BODY_MAX_BYTES }
+        let tls = TlsSettings::default();
+        Self { url: url.into(), tls, interval: INTERVAL, timeout: TIMEOUT, body_max_bytes: BODY_MAX_BYTES }
     }
 }
 
@@ -48,9 +52,10 @@ pub struct HttpSource {
 impl HttpSource {
     /// A source with these settings.
     ///
-    /// *Errors*: the URL is not one.
+    /// *Errors*: the URL is not one, or there are settings for TLS that it does not use.
     pub fn new(settings: HttpSettings) -> Result<Self, SourceError> {
         let (server, path) = Server::parse(&settings.url)?;
+        check_tls(&settings.tls, std::iter::once(&server))?;
         Ok(Self { settings, server, path })
     }
 
@@ -58,8 +63,9 @@ impl HttpSource {
         let mut rng = Rng::new(RandomState::new().hash_one(()));
         let mut teller = Teller::default();
         let mut tag = None;
+        let client = self.server.client(&self.settings.tls).await?;
         loop {
-            match within(self.settings.timeout, self.ask(tag.clone())).await? {
+            match within(self.settings.timeout, self.ask(&client, tag.clone())).await? {
                 Page::Unchanged => sink.send(Event::Alive).await?,
                 Page::List(list, new) => {
                     teller.tell(sink, list).await?;
@@ -71,11 +77,11 @@ impl HttpSource {
         }
     }
 
-    async fn ask(&self, tag: Option<HeaderValue>) -> Result<Page, SourceError> {
+    async fn ask(&self, client: &Client<'_>, tag: Option<HeaderValue>) -> Result<Page, SourceError> {
         let mut question = Question::get(&self.path);
         let conditional = tag.is_some();
         question.headers.extend(tag.map(|tag| (IF_NONE_MATCH, tag)));
-        let reply = self.server.ask(question).await?;
+        let reply = client.ask(question).await?;
         match reply.status() {
             200 => {
                 let tag = reply.header(&ETAG).filter(|tag| tag.len() <= TAG_MAX_BYTES);

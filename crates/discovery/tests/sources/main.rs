@@ -11,3 +11,4 @@ mod http;
 mod http_server;
 mod knot;
 mod support;
+mod tls;

@@ -1,0 +1,197 @@
+//! Endpoints from a page over TLS.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use discovery::sources::{ConsulSettings, ConsulSource, EtcdSettings, EtcdSource};
+use discovery::sources::{HttpSettings, HttpSource, TlsIdentity, TlsSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::http_server::{Reply, WebServer};
+use crate::support::{Run, Scratch, needs_tools};
+
+const PAGE: &str = r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#;
+
+/// Authorities and certificates, made by the `openssl` program.
+struct Certificates(Scratch);
+
+impl Certificates {
+    fn new(name: &str) -> Self {
+        let all = Self(Scratch::new(name));
+        all.authority("ca");
+        all.authority("other");
+        all.certificate("server", "subjectAltName=IP:127.0.0.1,DNS:registry.example");
+        all.certificate("client", "subjectAltName=DNS:us");
+        all
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let output =
+            Command::new("openssl").args(arguments.split(' ')).current_dir(&self.0.0).output().expect("it runs");
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn authority(&self, name: &str) {
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        self.openssl(&format!("req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2"));
+    }
+
+    fn certificate(&self, name: &str, extension: &str) {
+        fs::write(self.file("extension"), extension).unwrap();
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        self.openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -extfile extension";
+        self.openssl(&format!("x509 -req -in {name}.csr {by} -out {name}.pem -days 2"));
+    }
+
+    fn acceptor(&self, asks_who: bool) -> TlsAcceptor {
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let chain = vec![CertificateDer::from_pem_file(self.file("server.pem")).unwrap()];
+        let key = PrivateKeyDer::from_pem_file(self.file("server.key")).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.file("ca.pem")).unwrap()).unwrap();
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
+        let builder = match asks_who {
+            true => builder.with_client_cert_verifier(verifier.build().unwrap()),
+            false => builder.with_no_client_auth(),
+        };
+        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+    }
+
+    fn settings(&self) -> TlsSettings {
+        TlsSettings { ca_file: Some(self.file("ca.pem")), ..TlsSettings::default() }
+    }
+
+    fn identity(&self, cert: &str, key: &str) -> TlsSettings {
+        let identity = TlsIdentity { cert_file: self.file(cert), key_file: self.file(key) };
+        TlsSettings { identity: Some(identity), ..self.settings() }
+    }
+}
+
+/// Serves the page over TLS.
+async fn serve(acceptor: TlsAcceptor) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Those who do not trust us leave.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let _asked = stream.read(&mut [0; 4096]).await;
+            let page = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{PAGE}", PAGE.len());
+            let _sent = stream.write_all(page.as_bytes()).await;
+            let _closed = stream.shutdown().await;
+        }
+    });
+    (address, AbortOnDropHandle::new(task))
+}
+
+fn run(address: SocketAddr, tls: TlsSettings) -> Run {
+    let settings = HttpSettings {
+        tls,
+        interval: Duration::from_millis(5),
+        timeout: Duration::from_secs(20),
+        ..HttpSettings::new(format!("https://{address}/"))
+    };
+    Run::of(HttpSource::new(settings).expect("good settings"))
+}
+
+#[tokio::test]
+async fn a_server_is_known_by_its_authority_and_its_name() {
+    if !needs_tools(&["openssl"]) {
+        return;
+    }
+    let all = Certificates::new("tls-server");
+    let (address, _serving) = serve(all.acceptor(false)).await;
+    let mut good = run(address, all.settings());
+    assert_eq!(good.ids().await, ["10.0.0.1:80"]);
+    good.alive().await;
+    let named = |name: &str| TlsSettings { server_name: Some(name.into()), ..all.settings() };
+    assert_eq!(run(address, named("registry.example")).ids().await, ["10.0.0.1:80"]);
+
+    let by = |file: &str| TlsSettings { ca_file: Some(all.file(file)), ..TlsSettings::default() };
+    fs::write(all.file("empty.pem"), "").unwrap();
+    fs::write(all.file("broken.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n").unwrap();
+    fs::write(all.file("strange.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    let bad = [
+        (by("other.pem"), "TLS with 127.0.0.1: invalid peer certificate: UnknownIssuer"),
+        (named("elsewhere.example"), "TLS with 127.0.0.1: invalid peer certificate"),
+        (named("a b"), "no name for TLS"),
+        (by("missing.pem"), "missing.pem: No such file"),
+        (by("empty.pem"), "empty.pem: holds no certificate"),
+        (by("broken.pem"), "broken.pem: is not PEM"),
+        (by("strange.pem"), "strange.pem: holds no authority that can be used"),
+    ];
+    for (tls, expected) in bad {
+        let error = run(address, tls).error().await;
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_who_we_are_is_told() {
+    if !needs_tools(&["openssl"]) {
+        return;
+    }
+    let all = Certificates::new("tls-client");
+    let (address, _serving) = serve(all.acceptor(true)).await;
+    assert_eq!(run(address, all.identity("client.pem", "client.key")).ids().await, ["10.0.0.1:80"]);
+    let bad = [
+        (all.settings(), "CertificateRequired"),
+        (all.identity("other.pem", "other.key"), ""),
+        (all.identity("client.pem", "server.key"), "TLS cannot be used"),
+        (all.identity("client.pem", "client.pem"), "holds no private key"),
+    ];
+    for (tls, expected) in bad {
+        let error = run(address, tls).error().await;
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_an_error() {
+    if !needs_tools(&["openssl"]) {
+        return;
+    }
+    let all = Certificates::new("tls-plain");
+    let server = WebServer::start(|_| Reply::ok(PAGE)).await;
+    // It waits for the end of a head that never comes, as do we for its answer.
+    let settings = HttpSettings {
+        tls: all.settings(),
+        timeout: Duration::from_millis(300),
+        ..HttpSettings::new(format!("https://{}/", server.address))
+    };
+    let error = Run::of(HttpSource::new(settings).unwrap()).error().await;
+    assert_eq!(error, "no answer in 300 ms");
+}
+
+#[test]
+fn settings_for_tls_that_nothing_uses_are_refused() {
+    let tls = TlsSettings { ca_file: Some(Path::new("/ca.pem").into()), ..TlsSettings::default() };
+    let http = |url: &str| HttpSource::new(HttpSettings { tls: tls.clone(), ..HttpSettings::new(url) }).is_ok();
+    assert!(http("https://h/") && !http("http://h/"));
+    let consul = |url: &str| {
+        ConsulSource::new(ConsulSettings { url: url.into(), tls: tls.clone(), ..ConsulSettings::new("web") }).is_ok()
+    };
+    assert!(consul("https://h") && !consul("http://h"));
+    let etcd = |url: &str| {
+        EtcdSource::new(EtcdSettings { urls: vec![url.into()], tls: tls.clone(), ..EtcdSettings::new("/web/") }).is_ok()
+    };
+    assert!(etcd("https://h") && !etcd("http://h"));
+}
