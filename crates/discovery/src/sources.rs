@@ -13,6 +13,7 @@ mod dns;
 mod etcd;
 mod fetch;
 mod file;
+pub mod fuzzing;
 mod http;
 mod records;
 mod secret;

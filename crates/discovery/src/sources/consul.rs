@@ -31,7 +31,7 @@ use super::fetch::{Client, Question, Reply, Server, check_tls, within};
 use super::secret;
 use super::tell::{Teller, ended};
 use super::tls::TlsSettings;
-use crate::source::{Sink, Source, SourceError};
+use crate::source::{Found, Sink, Source, SourceError};
 
 mod answer;
 mod cursor;
@@ -235,6 +235,11 @@ impl std::fmt::Display for Escaped<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads any bytes as an answer. For fuzzing.
+pub(super) fn any_answer(text: &[u8]) -> Result<Vec<Found>, SourceError> {
+    answer::read(text, &[], None).map(|instances| instances.list)
 }
 
 const TOKEN: HeaderName = HeaderName::from_static("x-consul-token");

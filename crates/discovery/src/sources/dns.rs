@@ -24,6 +24,7 @@ use balance::{Rng, Zone};
 use tokio::task::JoinSet;
 
 use self::client::Client;
+use self::resolve::Verdict;
 use self::wire::{Kind, Name, Value};
 use super::tell::{Teller, ended};
 use crate::source::{Found, Sink, Source, SourceError};
@@ -197,6 +198,33 @@ impl Source for DnsSource {
 
     fn run<'a>(&'a self, sink: &'a Sink) -> Pin<Box<dyn Future<Output = SourceError> + Send + 'a>> {
         Box::pin(async { ended(self.follow(sink).await) })
+    }
+}
+
+/// Reads a message as the answer to a question for `_web._tcp`, and makes of it what it makes. For fuzzing.
+pub(super) fn any_answer(message: &[u8]) {
+    for kind in [Kind::Srv, Kind::A] {
+        let name = Name::new("_web._tcp").expect("it is a name");
+        let query = wire::Query { id: 0, name: name.clone(), kind };
+        let Some(answer) = query.answer(message) else { continue };
+        let Verdict::Records(records) = resolve::judge(answer) else { continue };
+        assert!(records.len() <= message.len() / 11, "records come of nothing");
+        assert!(records.iter().all(|record| record.name.to_string().len() <= 4 * 255), "a name is too long");
+        let Ok(Some(hit)) = resolve::Search::new(name.clone(), kind).records(&records) else { continue };
+        let (mut services, mut ips) = (Vec::new(), Vec::new());
+        for value in hit.values {
+            match value {
+                Value::Service(service) => services.push(service),
+                Value::Address(ip) => ips.push(ip),
+                Value::Alias(_) => panic!("an alias is no place"),
+            }
+        }
+        let targets = resolve::targets(&services).unwrap_or_default();
+        let addresses = targets.into_iter().map(|target| (target, vec![IpAddr::from([10, 0, 0, 1])])).collect();
+        let lists = [resolve::of_services(&services, &addresses, None), resolve::of_addresses(&ips, 80, None)];
+        for list in lists.into_iter().flatten() {
+            assert!(list.is_sorted_by(|a, b| a.id < b.id), "a list is not in order");
+        }
     }
 }
 

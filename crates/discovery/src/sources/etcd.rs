@@ -39,7 +39,7 @@ use super::records::{self, ENDPOINTS_MAX};
 use super::secret;
 use super::tell::{Teller, ended, send_list};
 use super::tls::TlsSettings;
-use crate::source::{Event, Sink, Source, SourceError};
+use crate::source::{Event, Found, Sink, Source, SourceError};
 
 mod base64;
 mod messages;
@@ -331,6 +331,16 @@ fn after(prefix: &[u8]) -> Vec<u8> {
     }
     // There is none: to the end of all keys.
     vec![0]
+}
+
+/// Reads any bytes as a page of keys, or else as a line of a watch. For fuzzing.
+pub(super) fn any_answer(text: &[u8]) -> Result<Vec<Found>, SourceError> {
+    let mut table = Table::default();
+    match records::json::<RangeReply>(text) {
+        Ok(page) => table.replace(page.kvs.0, page.header.revision.0)?,
+        Err(_) => drop(table.change(watch_line(text)?.events.0)?),
+    }
+    Ok(table.list())
 }
 
 /// Turned into gRPC's `hasleader` by the gateway.

@@ -263,6 +263,16 @@ async fn silence_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_link_that_died_is_noticed_when_the_watch_is_made_anew() {
+    let server = WebServer::start(in_turn(vec![Reply::ok(&range(11, &[]))], vec![watch(&[CREATED])])).await;
+    let (renew, timeout) = (Duration::from_millis(30), Duration::from_millis(500));
+    let mut run = Run::of(EtcdSource::new(EtcdSettings { renew, timeout, ..settings(&server) }).unwrap());
+    assert_eq!(run.list().await, []);
+    assert_eq!(run.error().await, "no answer in 500 ms");
+    assert_eq!(asked(&server, WATCH).len(), 2);
+}
+
+#[tokio::test]
 async fn after_an_error_the_next_server_is_asked() {
     let bad = WebServer::start(|_| Reply::page("503 Service Unavailable", "", "")).await;
     let good = WebServer::start(in_turn(vec![Reply::ok(&range(11, &[kv('a', 1, "")]))], vec![])).await;

@@ -1,5 +1,6 @@
 //! The sources against servers of this test that give every answer a registry has been seen to give, and against real
 //! ones.
+#![allow(clippy::unwrap_used)]
 
 mod consul;
 mod dns;

@@ -11,8 +11,9 @@ use crate::sources::records::{self, ENDPOINTS_MAX, Object, shortened};
 pub(super) struct Table {
     entries: BTreeMap<Vec<u8>, Entry>,
     revision: u64,
-    /// The first value that could not be read since this was last asked for.
+    /// The first value that could not be read since this was last asked for, and what was answered then.
     unreadable: Option<String>,
+    reported: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,9 +45,12 @@ impl Table {
         self.entries.values().filter_map(|entry| entry.found.clone()).collect()
     }
 
-    /// What was wrong with the first value that could not be read since the last call.
+    /// What was wrong with the first value that could not be read since the last call, unless it is what was told last:
+    /// a registrar may renew its mistake each second.
     pub(super) fn take_unreadable(&mut self) -> Option<String> {
-        self.unreadable.take()
+        let why = self.unreadable.take().filter(|why| self.reported.as_ref() != Some(why))?;
+        self.reported = Some(why.clone());
+        Some(why)
     }
 
     /// Takes all keys as of a revision. A value that cannot be read leaves its key as it was.

@@ -101,6 +101,10 @@ fn a_value_that_cannot_be_read_leaves_its_key_as_it_was() {
     assert_eq!(listed(&table), [("a".into(), 1), ("l".into(), 2)]);
     assert!(table.take_unreadable().unwrap().starts_with("a: not as expected"));
     assert_eq!(table.take_unreadable(), None, "it is told once");
+    table.change(vec![put("a", "nonsense", 13)]).unwrap();
+    assert_eq!(table.take_unreadable(), None, "also when it comes again");
+    table.change(vec![put("a", "[", 14)]).unwrap();
+    assert!(table.take_unreadable().is_some());
     table.replace(vec![kv("a", "nonsense", 11, 0), kv("b", "", 12, 0), kv("c", &record(9), 13, 0)], 20).unwrap();
     assert_eq!(listed(&table), [("a".into(), 1), ("c".into(), 9)], "also when all keys are read anew");
     table.replace(vec![], 21).unwrap();
