@@ -251,7 +251,7 @@ const ADDRESSES_MAX: usize = 8;
 /// Longest head of an answer.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
 /// How long to wait for the words of a refusal.
-const WORDS_TIMEOUT: Duration = Duration::from_millis(200);
+const WORDS_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of them is repeated.
 const WORDS_MAX_BYTES: usize = 120;
 

@@ -9,10 +9,10 @@ use balance::Reported;
 use discovery::sources::{Consistency, ConsulSettings, ConsulSource};
 
 use crate::http_server::{Asked, Reply, WebServer};
-use crate::support::{Run, Scratch, soon};
+use crate::support::{PATIENCE, Run, Scratch, soon};
 
 fn settings(server: &WebServer) -> ConsulSettings {
-    ConsulSettings { url: server.url(""), ..ConsulSettings::new("web") }
+    ConsulSettings { url: server.url(""), timeout: PATIENCE, ..ConsulSettings::new("web") }
 }
 
 fn run(server: &WebServer) -> Run {
@@ -147,11 +147,11 @@ async fn what_is_no_answer_of_consul_is_an_error() {
 #[tokio::test]
 async fn an_agent_that_falls_silent_is_an_error_after_the_wait() {
     let server = WebServer::start(in_turn(vec![answer(4, &instances(&[80]))])).await;
-    let (wait, timeout) = (Duration::from_millis(50), Duration::from_millis(500));
+    let (wait, timeout) = (Duration::from_millis(50), Duration::from_secs(2));
     let mut run = Run::of(ConsulSource::new(ConsulSettings { wait, timeout, ..settings(&server) }).unwrap());
     assert_eq!(run.ids().await, ["ams/n1/web-80"]);
     let begun = std::time::Instant::now();
-    assert!(run.error().await.starts_with("no answer in 5"));
+    assert!(run.error().await.starts_with("no answer in 20"));
     assert!(begun.elapsed() >= timeout);
 }
 

@@ -7,7 +7,7 @@ use discovery::sources::{DnsSettings, DnsSource, Family};
 use tokio::net::UdpSocket;
 
 use crate::dns_server::{Asked, NameServer, Record};
-use crate::support::Run;
+use crate::support::{PATIENCE, Run};
 
 const A: u16 = 1;
 const SRV: u16 = 33;
@@ -18,7 +18,7 @@ fn settings(name: &str, servers: &[SocketAddr]) -> DnsSettings {
         port: (!name.starts_with('_')).then_some(80),
         servers: servers.to_vec(),
         family: Family::V4,
-        timeout: Duration::from_secs(5),
+        timeout: PATIENCE,
         ttl_min: Duration::from_millis(5),
         ttl_max: Duration::from_millis(5),
         ..DnsSettings::new(name)

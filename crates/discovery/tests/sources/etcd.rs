@@ -8,14 +8,14 @@ use discovery::Event;
 use discovery::sources::{Access, EtcdSettings, EtcdSource};
 
 use crate::http_server::{Asked, Reply, WebServer};
-use crate::support::{Run, Scratch};
+use crate::support::{PATIENCE, Run, Scratch};
 
 const RANGE: &str = "POST /v3/kv/range";
 const WATCH: &str = "POST /v3/watch";
 const CREATED: &str = "{\"result\":{\"header\":{\"revision\":\"90\"},\"created\":true}}\n";
 
 fn settings(server: &WebServer) -> EtcdSettings {
-    EtcdSettings { urls: vec![server.url("")], ..EtcdSettings::new("/web/") }
+    EtcdSettings { urls: vec![server.url("")], timeout: PATIENCE, ..EtcdSettings::new("/web/") }
 }
 
 fn run(server: &WebServer) -> Run {
@@ -250,7 +250,7 @@ async fn what_is_no_answer_of_etcd_is_an_error() {
 
 #[tokio::test]
 async fn silence_is_an_error() {
-    let timeout = Duration::from_millis(300);
+    let timeout = Duration::from_secs(2);
     for ranges in [vec![], vec![Reply::ok(&range(11, &[]))]] {
         let empty = !ranges.is_empty();
         let server = WebServer::start(in_turn(ranges, vec![Reply::Hanging(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())])).await;
@@ -258,17 +258,17 @@ async fn silence_is_an_error() {
         if empty {
             assert_eq!(run.list().await, []);
         }
-        assert_eq!(run.error().await, "no answer in 300 ms");
+        assert_eq!(run.error().await, "no answer in 2000 ms");
     }
 }
 
 #[tokio::test]
 async fn a_link_that_died_is_noticed_when_the_watch_is_made_anew() {
     let server = WebServer::start(in_turn(vec![Reply::ok(&range(11, &[]))], vec![watch(&[CREATED])])).await;
-    let (renew, timeout) = (Duration::from_millis(30), Duration::from_millis(500));
+    let (renew, timeout) = (Duration::from_millis(30), Duration::from_secs(2));
     let mut run = Run::of(EtcdSource::new(EtcdSettings { renew, timeout, ..settings(&server) }).unwrap());
     assert_eq!(run.list().await, []);
-    assert_eq!(run.error().await, "no answer in 500 ms");
+    assert_eq!(run.error().await, "no answer in 2000 ms");
     assert_eq!(asked(&server, WATCH).len(), 2);
 }
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 use discovery::sources::{HttpSettings, HttpSource};
 
 use crate::http_server::{Reply, WebServer};
-use crate::support::Run;
+use crate::support::{PATIENCE, Run};
 
 const ONE: &str = r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#;
 const TWO: &str = r#"{"endpoints": [{"address": "10.0.0.2:80"}]}"#;
 
 /// Asks again at once.
 fn run(server: &WebServer) -> Run {
-    let settings = HttpSettings { interval: Duration::from_millis(5), ..HttpSettings::new(server.url("/list?of=web")) };
+    let (interval, timeout) = (Duration::from_millis(5), PATIENCE);
+    let settings = HttpSettings { interval, timeout, ..HttpSettings::new(server.url("/list?of=web")) };
     Run::of(HttpSource::new(settings).expect("a good URL"))
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use discovery::sources::{DnsSettings, DnsSource, Family};
 
-use crate::support::{Run, Scratch, ids, needs_tools};
+use crate::support::{PATIENCE, Run, Scratch, ids, needs_tools};
 
 /// A running Knot DNS with a zone `db.example`.
 struct Knot {
@@ -91,6 +91,7 @@ fn run(name: &str, family: Family, knot: &Knot) -> Run {
         port: (!name.starts_with('_')).then_some(80),
         servers: vec![knot.address],
         family,
+        timeout: PATIENCE,
         ttl_min: Duration::from_millis(20),
         ..DnsSettings::new(name)
     };

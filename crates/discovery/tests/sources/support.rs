@@ -133,4 +133,7 @@ pub fn needs_tools(tools: &[&str]) -> bool {
     false
 }
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long a server of a test may take that is to answer: longer than a busy machine stands still.
+pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::http_server::{Reply, WebServer};
-use crate::support::{Run, Scratch, needs_tools};
+use crate::support::{PATIENCE, Run, Scratch, needs_tools};
 
 const PAGE: &str = r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#;
 
@@ -106,7 +106,7 @@ fn run(address: SocketAddr, tls: TlsSettings) -> Run {
     let settings = HttpSettings {
         tls,
         interval: Duration::from_millis(5),
-        timeout: Duration::from_secs(20),
+        timeout: PATIENCE,
         ..HttpSettings::new(format!("https://{address}/"))
     };
     Run::of(HttpSource::new(settings).expect("good settings"))
