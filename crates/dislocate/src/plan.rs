@@ -46,6 +46,7 @@ impl Plan {
         let fixed = [
             ("node.workers", old.node.workers == new.node.workers),
             ("node.zone", old.node.zone == new.node.zone),
+            ("node.state_dir", old.node.state_dir == new.node.state_dir),
             ("node.log", old.node.log == new.node.log),
             ("admin.listen", old.admin == new.admin),
         ];
@@ -133,8 +134,8 @@ mod tests {
 
     #[test]
     fn what_only_a_restart_can_change_is_named() {
-        let new = format!("node = {{ workers = 7, zone = \"x\", log = \"none\" }}\n{OLD}");
+        let new = format!("node = {{ workers = 7, zone = \"x\", state_dir = \"/x\", log = \"none\" }}\n{OLD}");
         let plan = Plan::between(&config(OLD), &config(&new));
-        assert_eq!(plan.needs_restart, ["node.workers", "node.zone", "node.log"]);
+        assert_eq!(plan.needs_restart, ["node.workers", "node.zone", "node.state_dir", "node.log"]);
     }
 }

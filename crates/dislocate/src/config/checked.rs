@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use balance::{Address, Policy, Zone, Zones};
+use discovery::sources::{ConsulSettings, DnsSettings, EtcdSettings, FileSettings, HttpSettings};
+use discovery::{Cidr, Merge};
 use proxy::{Bind, ConnectionIds, Draining, Networks, SendProxy, Unproven};
 
 use super::report::Report;
@@ -51,6 +53,8 @@ pub struct Node {
     pub workers: usize,
     /// Sessions of the whole process; `None` is what the limit on open files allows.
     pub max_connections: Option<NonZeroU32>,
+    /// Where the backends that sources found are remembered; `None` is nowhere.
+    pub state_dir: Option<PathBuf>,
     /// How long sessions may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// Where session records go.
@@ -159,7 +163,13 @@ pub struct Service {
     pub panic_threshold: u8,
     /// What flows of datagrams need beside. Sessions of connections take nothing from it.
     pub udp: UdpService,
-    /// The backends, at least one, each address once.
+    /// Where else its backends are found. Labels are unique.
+    pub sources: Vec<Source>,
+    /// How the words of several sources make one.
+    pub merge: Merge,
+    /// How long a backend serves on that no source names any more.
+    pub orphan_ttl: Duration,
+    /// The backends, each address once; at least one where there is no source.
     pub backends: Vec<Endpoint>,
     /// How they are checked.
     pub health: Health,
@@ -192,6 +202,34 @@ pub struct Endpoint {
     /// The server ID in the QUIC connection IDs that it issues, as long as one of its service's configurations says;
     /// unique within the service.
     pub server_id: Option<Box<[u8]>>,
+}
+
+/// A registry in which a service finds backends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// The name in metrics, logs and the snapshot.
+    pub label: String,
+    /// What is asked, and how.
+    pub kind: SourceKind,
+    /// The networks that backends may be in; none are all but loopback, link-local and our own listeners.
+    pub allowed: Vec<Cidr>,
+    /// The most endpoints that it may name, at least 1.
+    pub max_endpoints: usize,
+}
+
+/// What a source asks. The settings are such that the source can be made.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceKind {
+    /// A file, or the files of a folder.
+    File(FileSettings),
+    /// The DNS.
+    Dns(DnsSettings),
+    /// A page over HTTP.
+    Http(HttpSettings),
+    /// Consul, one data centre.
+    Consul(ConsulSettings),
+    /// etcd.
+    Etcd(EtcdSettings),
 }
 
 /// How the backends of a service are checked.

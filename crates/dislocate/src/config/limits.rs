@@ -146,6 +146,54 @@ pub const HEALTH_FALL: Bounded<u32> = bounded(3, 1, 100);
 /// sends.
 pub const HEALTH_STATUSES: (u16, u16) = (200, 399);
 
+/// Sources of one service: more than there are kinds of registry, and each is a task and a connection.
+pub const MAX_SOURCES: u32 = 16;
+
+/// Endpoints of one source; a longer list is refused as a whole. What sources read at most.
+pub const SOURCE_ENDPOINTS: Bounded<u32> = bounded(100_000, 1, 100_000);
+
+/// How long a backend serves on that no source names any more, while it answers: long enough for somebody to look at a
+/// registry that lies, and for one that restarts to be filled again.
+pub const ORPHAN_TTL: Bounded<Duration> = bounded(Duration::from_secs(600), Duration::ZERO, YEAR);
+
+/// Time between two looks at a page: quick enough for a deployment to be followed.
+pub const HTTP_INTERVAL: Bounded<Duration> = bounded(Duration::from_secs(10), Duration::from_millis(100), DAY);
+
+/// The same of a file, where nothing was noticed: as often as the kubelet renews mounted ConfigMaps.
+pub const FILE_INTERVAL: Bounded<Duration> = bounded(Duration::from_secs(30), Duration::from_millis(100), DAY);
+
+/// Patience with a DNS server: time for a resolver to ask others in turn.
+pub const DNS_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(2), SOURCE_TIMEOUT_MIN, HOUR);
+
+/// Patience with a page: one that takes longer will be late again next time.
+pub const HTTP_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(5), SOURCE_TIMEOUT_MIN, HOUR);
+
+/// Patience with Consul: other data centres answer within a second, and servers in trouble after ten.
+pub const CONSUL_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(10), SOURCE_TIMEOUT_MIN, HOUR);
+
+/// Patience with etcd, which gives up itself after five seconds.
+pub const ETCD_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(6), SOURCE_TIMEOUT_MIN, HOUR);
+
+const SOURCE_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+
+/// The least time between two resolutions: records with a time of 0 are asked for once a second.
+pub const TTL_MIN: Bounded<Duration> = bounded(SECOND, Duration::from_millis(100), DAY);
+
+/// The longest: a record that was given a day must not hold a dead address for a day.
+pub const TTL_MAX: Bounded<Duration> = bounded(Duration::from_secs(300), Duration::from_millis(100), DAY);
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The port of DNS servers that are named without one.
+pub const DNS_PORT: u16 = 53;
+
+/// The most DNS servers, tags, data centres or members of a cluster that a source names; each of the first and the last
+/// may take a timeout in turn.
+pub const MAX_SOURCE_WORDS: u32 = 32;
+
+/// The longest text of a source that goes into a question.
+pub const MAX_SOURCE_TEXT: u32 = 1024;
+
 /// Where the admin API listens: loopback, so that nobody else reaches it until told so.
 pub const ADMIN_LISTEN: &str = "127.0.0.1:9901";
 

@@ -35,7 +35,8 @@ use limits::MAX_FILE_BYTES;
 use problem::Problems;
 
 pub use checked::{
-    Admin, AdminAddress, Config, Endpoint, Health, Listener, LogTarget, Node, Probe, Service, UdpListener, UdpService,
+    Admin, AdminAddress, Config, Endpoint, Health, Listener, LogTarget, Node, Probe, Service, Source, SourceKind,
+    UdpListener, UdpService,
 };
 pub use problem::{Code, Problem, Severity};
 pub use report::{Place, Report};

@@ -51,12 +51,13 @@ codes! {
     InvalidAddress = "invalid-address",
     /// A text that cannot be a name or zone.
     InvalidName = "invalid-name",
-    /// A text that is not a path, status, host, command, rate, server ID or bytes, or a key that cannot be read.
+    /// A text that is not a path, status, host, command, rate, server ID, URL, domain name or bytes, or a key that
+    /// cannot be read.
     InvalidValue = "invalid-value",
     /// Two keys that contradict each other.
     Contradiction = "contradiction",
-    /// Two listeners, two services, or two backends of a service with one name, address or server ID, or two
-    /// configurations with one ID.
+    /// Two listeners, two services, or two backends or sources of a service with one name, address, label or server ID,
+    /// or two configurations with one ID.
     Duplicate = "duplicate",
     /// Two listeners that would take the same connections.
     AddressConflict = "address-conflict",

@@ -71,11 +71,34 @@ fn table(name: &str, span: Option<Span>, schema: &Value, table: &mut DeTable<'_>
         }
     };
     *table = all.filter_map(keep).collect();
-    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     // A key that is there misspelt is one mistake and not two.
-    for key in required.filter(|key| !meant.iter().any(|meant| meant == key)) {
+    for key in required(schema, &meant, table).into_iter().filter(|key| !meant.iter().any(|meant| meant == key)) {
         problems.push(missing_key(key, name, span.clone(), &properties[key]));
     }
+}
+
+/// The keys that must be there, some of them because of others.
+fn required<'a>(schema: &'a Value, meant: &[String], table: &DeTable<'_>) -> Vec<&'a str> {
+    let conditional = schema.get("allOf").and_then(Value::as_array).into_iter().flatten().chain([schema]);
+    let chosen = conditional.filter_map(|schema| {
+        let condition = schema.get("if")?;
+        schema.get(if holds(condition, meant, table) { "then" } else { "else" })
+    });
+    [schema].into_iter().chain(chosen).flat_map(required_keys).collect()
+}
+
+/// Whether keys are there, and words are these.
+fn holds(condition: &Value, meant: &[String], table: &DeTable<'_>) -> bool {
+    let words = condition.get("properties").and_then(Value::as_object).into_iter().flatten();
+    let is_word = |(key, schema): (&String, &Value)| match table.get(key.as_str()).map(|value| value.get_ref()) {
+        Some(DeValue::String(text)) => schema["const"] == **text,
+        _ => false,
+    };
+    required_keys(condition).all(|key| meant.iter().any(|meant| meant == key)) && words.into_iter().all(is_word)
+}
+
+fn required_keys(schema: &Value) -> impl Iterator<Item = &str> {
+    schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn missing_key(key: &str, name: &str, span: Option<Span>, schema: &Value) -> Problem {
@@ -108,7 +131,10 @@ fn word(name: &str, schema: &Value, text: &str) -> Result<(), Problem> {
     if words.clone().any(|word| word == text) {
         return Ok(());
     }
-    if NOT_BUILT_WORDS.contains(&(name, text)) {
+    let is_later = |&(key, later, beside): &(&str, &str, &str)| {
+        (key, later) == (name, text) && words.clone().any(|word| word == beside)
+    };
+    if NOT_BUILT_WORDS.iter().any(is_later) {
         let message = format!("`{name} = \"{text}\"` is not built yet");
         return Err(Problem::new(Code::NotBuilt, None, message).help(one_of(words)));
     }
@@ -194,19 +220,23 @@ fn place(name: &str) -> String {
     match name {
         "" => "at the top of the file".into(),
         "listener" | "service" => format!("in [[{name}]]"),
+        "source" => "in [[service.source]]".into(),
         "node" | "admin" => format!("in [{name}]"),
         _ => format!("in `{name}`"),
     }
 }
 
 /// Keys that are agreed on and come later, and what to do until then.
-const NOT_BUILT_KEYS: [(&str, &str); 2] = [
-    ("state_dir", "leave it out: nothing is kept on disk"),
-    ("tokens_file", "leave it out, and let the admin API listen on loopback or on a unix path"),
-];
+const NOT_BUILT_KEYS: [(&str, &str); 1] =
+    [("tokens_file", "leave it out, and let the admin API listen on loopback or on a unix path")];
 
-/// Words that are agreed on and come later.
-const NOT_BUILT_WORDS: [(&str, &str); 1] = [("send_proxy", "v1")];
+/// Words that are agreed on and come later, each with its key and a word that the key takes already.
+const NOT_BUILT_WORDS: [(&str, &str, &str); 4] = [
+    ("send_proxy", "v1", "v2"),
+    ("kind", "kubernetes", "consul"),
+    ("kind", "xds", "consul"),
+    ("kind", "mesh", "consul"),
+];
 
 /// What other load balancers call our keys.
 const FOREIGN_WORDS: [(&str, &str); 10] = [

@@ -10,8 +10,10 @@ mod node;
 mod octets;
 mod quic;
 mod service;
+mod source;
 mod udp;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::limits::Bounded;
@@ -67,6 +69,17 @@ fn zone(field: &Field<String>, problems: &mut Problems) -> Option<balance::Zone>
         problems.push(Problem::new(Code::InvalidName, at.span.clone(), message).help(help));
     }
     zone
+}
+
+/// The path of something on this machine, or nothing when it is missing or was reported.
+fn absolute_path(key: &str, field: Field<String>, problems: &mut Problems) -> Option<PathBuf> {
+    let at = field.0?;
+    if at.value.starts_with('/') && !at.value.contains('\0') {
+        return Some(at.value.into());
+    }
+    let message = format!("{} is not a path for `{key}`", quoted(&at.value));
+    problems.push(Problem::new(Code::InvalidValue, at.span, message).help("write its absolute path"));
+    None
 }
 
 /// Help for a word that is near to one that is known.

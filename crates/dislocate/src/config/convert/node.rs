@@ -11,7 +11,7 @@ use super::super::names::is_name;
 use super::super::problem::{Code, Problem, Problems, quoted};
 use super::super::raw::{self, At, Field, Span};
 use super::listen::one_address;
-use super::{did_you_mean, duration, name, zone};
+use super::{absolute_path, did_you_mean, duration, name, zone};
 
 /// The node, with what the host knows about itself filled in.
 pub fn node(raw: raw::Node, problems: &mut Problems) -> Node {
@@ -24,6 +24,7 @@ pub fn node(raw: raw::Node, problems: &mut Problems) -> Node {
         zone: zone(&raw.zone, problems).unwrap_or_default(),
         workers,
         max_connections: NonZeroU32::new(raw.max_connections.or(NODE_MAX_CONNECTIONS.default)),
+        state_dir: absolute_path("state_dir", raw.state_dir, problems),
         drain_timeout: duration("drain_timeout", &raw.drain_timeout, DRAIN_TIMEOUT, problems),
         log: log_target(raw.log, problems),
     }

@@ -3,17 +3,19 @@
 use std::collections::HashMap;
 
 use balance::{Address, Zone, Zones};
+use discovery::Merge;
 use proxy::{Draining, SendProxy};
 
 use super::super::checked::{Endpoint, Service, UdpService};
 use super::super::limits::{
-    MAX_CONNECTIONS_PER_BACKEND, PANIC_THRESHOLD, PRIORITY, QUEUE_LENGTH, QUEUE_TIMEOUT, REPLY_TIMEOUT, WEIGHT,
-    ZONE_MARGIN,
+    MAX_CONNECTIONS_PER_BACKEND, ORPHAN_TTL, PANIC_THRESHOLD, PRIORITY, QUEUE_LENGTH, QUEUE_TIMEOUT, REPLY_TIMEOUT,
+    WEIGHT, ZONE_MARGIN,
 };
 use super::super::problem::{Code, Problem, Problems, quoted};
 use super::super::raw::{self, At, Field, Span};
 use super::health::health;
 use super::quic::{ServerIds, connection_ids};
+use super::source::sources;
 use super::{duration, name, zone};
 
 /// A service and where its parts were written, for the checks that look across tables.
@@ -55,8 +57,14 @@ pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Optio
     let zones = zones.unwrap_or_default();
     let zone_margin = duration("zone_margin", &raw.zone_margin, ZONE_MARGIN, problems);
     let queue_timeout = duration("queue_timeout", &raw.queue_timeout, QUEUE_TIMEOUT, problems);
+    let merge = merge(&raw.merge, raw.source.0.is_some(), problems);
+    let orphan_ttl = duration("orphan_ttl", &raw.orphan_ttl, ORPHAN_TTL, problems);
+    if let Some(span) = raw.orphan_ttl.span().filter(|_| raw.source.0.is_none()) {
+        problems.push(without_source("orphan_ttl", span));
+    }
+    let sources = sources(raw.source.0.map(|at| at.value).unwrap_or_default(), problems);
     let (name, name_span) = name(raw.name, problems)?;
-    if !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
+    if sources.is_empty() && !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
         let message = format!("no backend of {} takes new sessions: all have weight 0", quoted(&name));
         problems.push(Problem::new(Code::NoWeight, name_span.clone(), message).help("give one of them a weight"));
     }
@@ -70,6 +78,9 @@ pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Optio
         queue_length: raw.queue_length.or(QUEUE_LENGTH.default),
         panic_threshold: raw.panic_threshold.or(PANIC_THRESHOLD.default),
         udp: UdpService { connection_ids, ..udp },
+        sources,
+        merge,
+        orphan_ttl,
         backends,
         health,
     };
@@ -83,6 +94,20 @@ pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Optio
         health_kind,
         health_port,
     })
+}
+
+/// The first pass has refused every other word.
+fn merge(field: &Field<String>, has_source: bool, problems: &mut Problems) -> Merge {
+    if let Some(span) = field.span().filter(|_| !has_source) {
+        problems.push(without_source("merge", span));
+    }
+    let is_priority = field.value().is_some_and(|word| word == raw::MERGES[1]);
+    if is_priority { Merge::Priority } else { Merge::Union }
+}
+
+fn without_source(key: &str, span: Span) -> Problem {
+    let message = format!("`{key}` has no meaning without a source");
+    Problem::new(Code::Contradiction, span, message).help("add a [[service.source]], or remove it")
 }
 
 fn of_datagrams(raw: &raw::Service) -> Vec<(&'static str, Span)> {

@@ -139,7 +139,7 @@ fn networks(field: &Field<raw::Texts>, problems: &mut Problems) -> Networks {
 }
 
 /// A network as `IP/LENGTH`, or one address; or else what to write instead.
-fn network(text: &str) -> Result<(IpAddr, u8), String> {
+pub fn network(text: &str) -> Result<(IpAddr, u8), String> {
     let form = || "write IP/LENGTH, such as \"10.0.0.0/8\" or \"2001:db8::/32\", or one address".to_owned();
     let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
     let ip: IpAddr = ip.parse().map_err(|_| form())?;

@@ -24,6 +24,18 @@ pub const SEND_PROXY_DATAGRAMS: [&str; 2] = ["first", "every"];
 /// A server ID, as a regular expression for the schema.
 pub const SERVER_ID_PATTERN: &str = "^([0-9A-Fa-f]{2}){1,15}$";
 
+/// The kinds of source.
+pub const SOURCES: [&str; 5] = ["file", "dns", "http", "consul", "etcd"];
+
+/// How the words of several sources make one, the default first.
+pub const MERGES: [&str; 2] = ["union", "priority"];
+
+/// Which addresses a DNS source asks for, the default first.
+pub const FAMILIES: [&str; 3] = ["any", "ipv4", "ipv6"];
+
+/// Which of Consul's servers may answer, the default first.
+pub const CONSISTENCIES: [&str; 3] = ["default", "stale", "consistent"];
+
 pub fn text_or_texts(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "anyOf": [
         { "type": "string" },
@@ -104,6 +116,56 @@ pub fn send_proxy(_: &mut SchemaGenerator) -> Schema {
 
 pub fn send_proxy_datagrams(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": SEND_PROXY_DATAGRAMS, "default": SEND_PROXY_DATAGRAMS[0] })
+}
+
+pub fn sources(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": SOURCES })
+}
+
+pub fn merges(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": MERGES, "default": MERGES[0] })
+}
+
+pub fn families(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": FAMILIES, "default": FAMILIES[0] })
+}
+
+pub fn consistencies(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": CONSISTENCIES, "default": CONSISTENCIES[0] })
+}
+
+/// A list of texts that go into questions.
+pub fn words(_: &mut SchemaGenerator) -> Schema {
+    let items = json!({ "type": "string", "minLength": 1, "maxLength": MAX_SOURCE_TEXT });
+    json_schema!({ "type": "array", "items": items, "minItems": 1, "maxItems": MAX_SOURCE_WORDS })
+}
+
+/// The keys that each kind of source needs.
+pub fn needs_of_sources() -> Value {
+    let of = |kind: &str, keys: &[&str]| {
+        json!({
+            "if": { "properties": { "kind": { "const": kind } }, "required": ["kind"] },
+            "then": { "required": keys },
+        })
+    };
+    let needs = [
+        of("file", &["path"]),
+        of("dns", &["name"]),
+        of("http", &["url"]),
+        of("consul", &["service"]),
+        of("etcd", &["prefix"]),
+    ];
+    needs.into()
+}
+
+/// The condition under which a service needs no backends of its own.
+pub fn has_source() -> Value {
+    json!({ "required": ["source"] })
+}
+
+/// What a service needs otherwise.
+pub fn needs_backends() -> Value {
+    json!({ "required": ["backends"] })
 }
 
 pub fn protocols(_: &mut SchemaGenerator) -> Schema {

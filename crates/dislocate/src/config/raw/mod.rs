@@ -4,6 +4,7 @@
 mod datagram;
 mod field;
 mod forms;
+mod source;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -14,7 +15,8 @@ use super::units::{BYTE_RATE_PATTERN, DURATION_PATTERN, RATE_PATTERN, byte_rate_
 
 pub use datagram::{ConnectionIds, Octets, QuicLb};
 pub use field::{At, Field, Span, Texts};
-pub use forms::{DRAINS, PROBES, SEND_PROXY_DATAGRAMS};
+pub use forms::{CONSISTENCIES, DRAINS, FAMILIES, MERGES, PROBES, SEND_PROXY_DATAGRAMS};
+pub use source::Source;
 
 /// The configuration of dislocate.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
@@ -49,6 +51,8 @@ pub struct Node {
     /// Sessions of the whole process; 0 is what the limit on open files allows.
     #[schemars(range(max = NODE_MAX_CONNECTIONS.max), extend("default" = NODE_MAX_CONNECTIONS.default))]
     pub max_connections: Field<u32>,
+    /// A folder in which the backends that sources found are remembered. Left out: nothing is kept on disk.
+    pub state_dir: Field<String>,
     /// How long sessions may go on after SIGTERM.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(DRAIN_TIMEOUT.default)))]
     pub drain_timeout: Field<String>,
@@ -132,7 +136,7 @@ pub struct Listener {
 /// A table `[[service]]`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["name", "backends"]))]
+#[schemars(extend("required" = ["name"], "if" = forms::has_source(), "else" = forms::needs_backends()))]
 pub struct Service {
     /// The name that listeners use, and the one in logs and metrics.
     #[schemars(regex(pattern = NAME_PATTERN))]
@@ -176,7 +180,16 @@ pub struct Service {
     /// Of QUIC: how connection IDs lead to backends, so that clients may change their address.
     #[schemars(schema_with = "forms::connection_ids")]
     pub connection_ids: Field<ConnectionIds>,
-    /// The addresses that serve it.
+    /// Where else its backends are found.
+    #[schemars(length(min = 1, max = MAX_SOURCES))]
+    pub source: Field<Vec<At<Source>>>,
+    /// With `source`: how the words of several make one.
+    #[schemars(schema_with = "forms::merges")]
+    pub merge: Field<String>,
+    /// With `source`: how long a backend serves on that no source names any more, while it answers.
+    #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(ORPHAN_TTL.default)))]
+    pub orphan_ttl: Field<String>,
+    /// The addresses that serve it. May be left out where there is a `source`.
     #[schemars(length(min = 1, max = MAX_BACKENDS))]
     pub backends: Field<Vec<At<Endpoint>>>,
     /// How backends are checked.

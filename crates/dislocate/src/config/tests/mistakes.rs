@@ -147,7 +147,7 @@ fn a_check_that_is_wrong_is_told_where_and_how() {
 fn a_node_that_is_wrong_is_told_where_and_how() {
     let cases = [
         ("[node]\nzome = \"fra\"", "unknown-key", (2, 1), "did you mean `zone`?"),
-        ("[node]\nstate_dir = \"/x\"", "not-built", (2, 1), "leave it out"),
+        ("[node]\nstate_dir = \"x\"", "invalid-value", (2, 13), "absolute"),
         ("[node]\nname = \"a b\"", "invalid-name", (2, 8), "letters"),
         ("[node]\nzone = \"a/\"", "invalid-name", (2, 8), "dc/zone"),
         ("[node]\nlog = \"sterr\"", "invalid-value", (2, 7), "did you mean `stderr`?"),

@@ -6,6 +6,7 @@ mod hostile;
 mod mistakes;
 mod rendering;
 mod schema;
+mod sources;
 mod values;
 
 use super::{Config, Report, parse};

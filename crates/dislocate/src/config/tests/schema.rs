@@ -51,6 +51,12 @@ fn good_documents_fit_both() {
             BACKENDS,
         ),
         health("{ kind = \"exec\", command = [\"/bin/true\"], interval = \"1d\" }"),
+        format!("node = {{ state_dir = \"/x\" }}\n{}", with(LISTEN, "source = [{ kind = \"file\", path = \"/x\" }]")),
+        with(
+            LISTEN,
+            "source = [{ kind = \"dns\", name = \"_a._tcp.x\", servers = [\"10.0.0.1\"] }]\nmerge = \"priority\"",
+        ),
+        with(LISTEN, "source = [{ kind = \"consul\", service = \"x\", datacenters = [\"fra\", \"ams\"] }]"),
     ];
     for text in texts {
         assert!(fits(validator, &text), "the schema refuses a good document:\n{text}");
@@ -104,7 +110,17 @@ fn bad_documents_fit_neither() {
         service("backends = [\"10.0.0.1:80\"]\nhealth = { kind = \"http\", expect = \"2xx\" }"),
         service("backends = [\"10.0.0.1:80\"]\nhealth = \"none\""),
         format!("node = {{ name = \"a b\" }}\n{}", with(LISTEN, BACKENDS)),
-        format!("node = {{ state_dir = \"/x\" }}\n{}", with(LISTEN, BACKENDS)),
+        with(LISTEN, "source = []"),
+        with(LISTEN, "source = [{ path = \"/x\" }]"),
+        with(LISTEN, "source = [{ kind = \"file\" }]"),
+        with(LISTEN, "source = [{ kind = \"dns\", port = 80 }]"),
+        with(LISTEN, "source = [{ kind = \"http\" }]"),
+        with(LISTEN, "source = [{ kind = \"consul\", tags = [\"a\"] }]"),
+        with(LISTEN, "source = [{ kind = \"etcd\" }]"),
+        with(LISTEN, "source = [{ kind = \"mesh\" }]"),
+        with(LISTEN, "source = [{ kind = \"consul\", service = \"\" }]"),
+        with(LISTEN, "source = [{ kind = \"file\", path = \"/x\", max_endpoints = 0 }]"),
+        with(LISTEN, "source = [{ kind = \"file\", path = \"/x\" }]\nmerge = \"both\""),
     ];
     for text in texts {
         assert!(!fits(validator, &text), "the schema takes a bad document:\n{text}");
@@ -116,8 +132,24 @@ const UDP: &str = "listen = \"127.0.0.1:80\"\nprotocol = \"udp\"";
 
 /// A value of any TOML type that JSON has too, as TOML text.
 fn any_value() -> impl Strategy<Value = String> {
-    let words =
-        ["tcp", "stream", "udp", "learned", "9/s", "00", "5s", "10.0.0.1:80", "200-299", "web", "local", "none", ""];
+    let words = [
+        "tcp",
+        "file",
+        "consul",
+        "/x",
+        "stream",
+        "udp",
+        "learned",
+        "9/s",
+        "00",
+        "5s",
+        "10.0.0.1:80",
+        "200-299",
+        "web",
+        "local",
+        "none",
+        "",
+    ];
     let leaf = prop_oneof![
         prop::sample::select(words.to_vec()).prop_map(|word| format!("\"{word}\"")),
         (-2i64..70_000).prop_map(|number| number.to_string()),
@@ -125,7 +157,7 @@ fn any_value() -> impl Strategy<Value = String> {
         Just("1.5".to_owned()),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
-        let keys = ["address", "kind", "expect", "send", "hex", "weight", "name", "rise", "x"];
+        let keys = ["address", "kind", "expect", "send", "hex", "weight", "name", "rise", "path", "service", "x"];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(|items| format!("[{}]", items.join(", "))),
             prop::collection::btree_map(prop::sample::select(keys.to_vec()), inner, 0..3).prop_map(|table| {
@@ -140,7 +172,7 @@ proptest! {
     #[test]
     fn any_document_gets_one_verdict(
         key in prop::sample::select(vec!["node", "admin", "listener", "service"]),
-        inner in prop::sample::select(vec!["name", "listen", "retries", "splice", "backends", "health", "protocol", "connection_ids", "workers", "x"]),
+        inner in prop::sample::select(vec!["name", "listen", "retries", "splice", "backends", "health", "source", "protocol", "connection_ids", "workers", "x"]),
         value in any_value(),
         whole in any::<bool>(),
     ) {
