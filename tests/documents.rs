@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use balance::{ConnectFailure, PickReason, Standing, Use};
+use discovery::{Refusal, SourceState, Update};
 use proxy::{AcceptError, Dropped, Limit, Moved, Reason};
 
 #[test]
 fn every_value_of_a_closed_set_is_documented_and_no_other() {
     let retries = ConnectFailure::ALL.map(ConnectFailure::as_str).into_iter().chain(["local"]);
-    let sets: [(&str, Vec<&str>); 12] = [
+    let sets: [(&str, Vec<&str>); 15] = [
         ("reason of a session", Reason::ALL.map(Reason::as_str).into()),
         ("reason of a pick", PickReason::ALL.map(PickReason::as_str).into()),
         ("reason of a failed connection", ConnectFailure::ALL.map(ConnectFailure::as_str).into()),
@@ -26,6 +27,9 @@ fn every_value_of_a_closed_set_is_documented_and_no_other() {
         ("use of descriptors", Use::ALL.map(Use::as_str).into()),
         ("reason of a dropped datagram", Dropped::ALL.map(Dropped::as_str).into()),
         ("reason of a move", Moved::ALL.map(Moved::as_str).into()),
+        ("state of a source", SourceState::ALL.map(SourceState::as_str).into()),
+        ("result of an update", Update::ALL.map(Update::as_str).into()),
+        ("reason of a refused endpoint", Refusal::ALL.map(Refusal::as_str).into()),
         ("result of a reload", ["ok", "refused", "unchanged"].into()),
     ];
     let page = read(&root().join("docs/metrics.md"));

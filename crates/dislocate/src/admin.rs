@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health, and what runs, as JSON.
+//! The admin listener: metrics, health, and what runs, as JSON; and the one thing that can be told to it.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use axum::extract::{Path, Query, Request, State as Of};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use balance::Use;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -22,7 +22,7 @@ use crate::config::AdminAddress;
 use crate::explain::explain;
 use crate::metrics;
 use crate::state::State;
-use crate::views::{ListenerJson, ServiceJson, SessionJson};
+use crate::views::{ListenerJson, ServiceJson, SessionJson, SourceJson};
 
 /// The open admin listener.
 pub enum Admin {
@@ -95,6 +95,8 @@ fn router(state: Arc<State>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/v1/services", get(services))
+        .route("/v1/services/{service}/accept-empty", post(accept_empty))
+        .route("/v1/sources", get(sources))
         .route("/v1/explain/{listener}", get(explained))
         .route("/v1/listeners", get(listeners))
         .route("/v1/sessions", get(sessions))
@@ -138,8 +140,28 @@ async fn readyz(Of(state): Of<Arc<State>>) -> Response {
 async fn services(Of(state): Of<Arc<State>>) -> Json<Vec<ServiceJson>> {
     let now_ms = state.now_ms();
     let running = state.running.load_full();
-    let service = |(name, reader): &(String, balance::Reader)| ServiceJson::new(name, &reader.load(), now_ms);
+    let service = |(name, reader): &(String, balance::Reader)| {
+        let members = state.sources.members(name).unwrap_or_default();
+        ServiceJson::new(name, &reader.load(), &members, now_ms)
+    };
     Json(running.services.iter().map(service).collect())
+}
+
+async fn sources(Of(state): Of<Arc<State>>) -> Json<Vec<SourceJson>> {
+    let now_ms = state.now_ms();
+    Json(state.sources.sources().iter().map(|report| SourceJson::new(report, now_ms)).collect())
+}
+
+/// The operator says that the sources of a service are right.
+async fn accept_empty(Of(state): Of<Arc<State>>, Path(name): Path<String>, headers: HeaderMap) -> Response {
+    // Every browser sends it with a request that another page makes, and no tool does.
+    if headers.contains_key(header::ORIGIN) {
+        return (StatusCode::FORBIDDEN, "pages in a browser may not change anything\n").into_response();
+    }
+    match state.sources.accept_empty(&name) {
+        true => "accepted\n".into_response(),
+        false => (StatusCode::NOT_FOUND, format!("there is no service {name:?}\n")).into_response(),
+    }
 }
 
 async fn listeners(Of(state): Of<Arc<State>>) -> Json<Vec<ListenerJson>> {

@@ -14,20 +14,20 @@ pub fn raise_limit() -> io::Result<u32> {
     Ok(maximum.map_or(u32::MAX, |limit| u32::try_from(limit).unwrap_or(u32::MAX)))
 }
 
-/// What of `limit` is left for sessions, pipes, probes and admin connections, when `workers` listen on `connections`
-/// addresses for connections and on `datagrams` for datagrams.
-pub fn budget(limit: u32, workers: usize, connections: usize, datagrams: usize) -> u32 {
+/// What of `limit` is left for sessions, pipes, probes and admin connections, when `workers` listen on so many addresses
+/// for connections and for datagrams, and sources may have `sources` open.
+pub fn budget(limit: u32, workers: usize, (connections, datagrams): (usize, usize), sources: usize) -> u32 {
     // Each address has a socket for each worker, and this side's copy of it for changes at a reload; where datagrams are
     // taken, an epoll instance too.
     let listening = workers * (2 * connections + 3 * datagrams);
-    let own = listening + workers * PER_WORKER + RESERVE;
+    let own = listening + workers * PER_WORKER + sources + RESERVE;
     limit.saturating_sub(u32::try_from(own).unwrap_or(u32::MAX))
 }
 
 /// An event loop's epoll, its waker, and the reserve descriptor of accept.
 const PER_WORKER: usize = 4;
-/// Standard streams, logs, configuration, file watch, the control plane's own event loop, files read for a scrape, and
-/// addresses that a reload adds.
+/// Standard streams, logs, the snapshot, configuration, file watch, the control plane's own event loop, files read for a scrape, and
+/// addresses and sources that a reload adds.
 const RESERVE: usize = 64;
 
 #[cfg(test)]
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn what_the_process_needs_itself_is_not_given_to_sessions() {
-        assert_eq!(budget(1_024, 2, 3, 1), 1_024 - 18 - 8 - 64);
-        assert_eq!(budget(10, 64, 1_000, 0), 0);
+        assert_eq!(budget(1_024, 2, (3, 1), 16), 1_024 - 18 - 8 - 16 - 64);
+        assert_eq!(budget(10, 64, (1_000, 0), 0), 0);
     }
 }

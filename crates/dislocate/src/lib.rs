@@ -1,7 +1,7 @@
 //! dislocate, a layer-4 load balancer: the parts of the program, for its binary, its tests and its fuzz targets.
 //!
 //! [`cli`] reads the command line, [`config`] the file; [`run`] starts a [`program`] from it and obeys signals, with
-//! [`plan`] to say what a reload changes. [`admin`], [`metrics`], [`views`] and [`panics`] tell what is in [`state`];
+//! [`plan`] to say what a reload changes and `membership` to say where backends are found. [`admin`], [`metrics`], [`views`] and [`panics`] tell what is in [`state`];
 //! [`log`] writes what happened.
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ pub mod descriptors;
 pub mod explain;
 mod families;
 pub mod log;
+mod membership;
 pub mod metrics;
 pub mod panics;
 pub mod plan;

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::UNIX_EPOCH;
 
 use balance::{BackendSet, Candidate, ConnectFailure, HistogramSnapshot, PickReason, Policy, Standing, Use};
+use discovery::{Refusal, SourceReport, SourceState};
 use prometheus::TextEncoder;
 use proxy::{AcceptError, Dropped, Limit, Listener, ListenerStats, Moved, Reason, UdpStats};
 
@@ -29,6 +30,9 @@ pub fn render(state: &State) -> prometheus::Result<String> {
         of_any_listener(&mut families, &view.listener);
     }
     let now_ms = state.now_ms();
+    for report in state.sources.sources() {
+        of_source(&mut families, state, &report);
+    }
     for (service, reader) in &running.services {
         let set = reader.load();
         of_service(&mut families, service, &set, now_ms);
@@ -38,6 +42,10 @@ pub fn render(state: &State) -> prometheus::Result<String> {
             of_backend(&mut families, service, &candidate);
             estimates(&mut families, service, &candidate, scored);
         }
+        let members = state.sources.members(service).unwrap_or_default();
+        let orphans = members.iter().filter(|member| member.orphan_until_ms.is_some()).count();
+        let help = "Backends that no source names any more, and that serve while they answer.";
+        families.add(Kind::Gauge, "orphans", help, &[("service", service)], orphans as f64);
     }
     TextEncoder::new().encode_to_string(&families.into_sorted())
 }
@@ -167,6 +175,34 @@ fn of_any_listener(families: &mut Families, listener: &Listener) {
 fn durations(listener: &Listener) -> HistogramSnapshot {
     let durations = listener.all_stats().iter().map(|stats| stats.duration().snapshot());
     durations.reduce(HistogramSnapshot::merged).expect("there is at least one worker")
+}
+
+fn of_source(families: &mut Families, state: &State, report: &SourceReport) {
+    let (service, source) = (("service", &*report.service), ("source", &*report.name));
+    let labels = [service, source];
+    if let Some(at_ms) = report.last_success_ms {
+        let at = state.wall(at_ms).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let help = "When the source last proved that it is in touch with its registry, in seconds since 1970.";
+        families.add(Kind::Gauge, "source_last_success_timestamp_seconds", help, &labels, at);
+    }
+    let help = "Endpoints that the source reports.";
+    families.add(Kind::Gauge, "source_endpoints", help, &labels, report.endpoints as f64);
+    for other in SourceState::ALL {
+        let labels = [service, source, ("state", other.as_str())];
+        let value = f64::from(u8::from(other == report.state));
+        families.add(Kind::Gauge, "source_state", "1 for the state that the source is in.", &labels, value);
+    }
+    for (update, count) in report.updates {
+        let labels = [service, source, ("result", update.as_str())];
+        let help = "What came of what the source said, by result.";
+        families.add(Kind::Counter, "source_updates_total", help, &labels, count as f64);
+    }
+    for refusal in Refusal::ALL.map(Refusal::as_str) {
+        let labels = [service, source, ("reason", refusal)];
+        let count = report.refused.get(refusal).copied().unwrap_or_default();
+        let help = "Endpoints that were reported and not taken, by reason, each time that they were.";
+        families.add(Kind::Counter, "source_refused_endpoints_total", help, &labels, count as f64);
+    }
 }
 
 fn of_service(families: &mut Families, service: &str, set: &BackendSet, now_ms: u64) {

@@ -3,19 +3,21 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use balance::{Epoch, Facts, Ledger, Settings};
-use discovery::{HealthConfig, Membership, ServiceConfig, Services};
+use discovery::{HealthConfig, ServiceConfig, Services};
 use proxy::{
     Bind, BindError, LearnedIds, Line, ListenerSettings, ListenerSpec, Options, Proxy, Reason, RecordSink, UdpSettings,
     Wanted,
 };
+use tokio::time::timeout;
 
 use crate::config::{self, Config};
 use crate::descriptors;
 use crate::log::Dropped;
+use crate::membership::{self, membership};
 use crate::state::{Reloads, Running, State};
 
 /// A running dislocate: services, data plane, and what is said about them.
@@ -40,7 +42,8 @@ impl Program {
             .iter()
             .flat_map(|listener| &listener.binds)
             .partition(|bind| matches!(bind, Bind::Udp(_) | Bind::Datagram(_)));
-        let own = descriptors::budget(limit, config.node.workers, connections.len(), datagrams.len());
+        let listening = (connections.len(), datagrams.len());
+        let own = descriptors::budget(limit, config.node.workers, listening, membership::descriptors(config));
         let ledger = Ledger::new(own);
         let epoch = Epoch::starting(Instant::now());
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -55,7 +58,8 @@ impl Program {
             seed,
         })
         .context("cannot start the workers")?;
-        let services = Services::new(epoch, Arc::clone(&ledger), seed);
+        let mut services = Services::new(epoch, Arc::clone(&ledger), seed);
+        config.node.state_dir.iter().for_each(|dir| services.keep_state(dir));
         let state = Arc::new(State {
             epoch,
             ledger,
@@ -63,6 +67,7 @@ impl Program {
             cross_zone: proxy.cross_zone(),
             sessions: proxy.session_list(),
             log_dropped,
+            sources: services.overview().clone(),
             running: Default::default(),
             draining: Default::default(),
             reloads: Reloads::default(),
@@ -78,7 +83,7 @@ impl Program {
         let wanted: Vec<Wanted> = config.listeners.iter().map(wanted).collect();
         // The only step that can fail comes first, and takes itself back.
         let prepared = self.proxy.prepare(&wanted)?;
-        self.services.apply(config.services.iter().map(|it| service(it, &config.node.zone)).collect());
+        self.services.apply(config.services.iter().map(|it| service(it, config)).collect());
         self.lines = config.services.iter().map(|it| (it.name.clone(), self.line(it))).collect();
         self.learned_ids = config.services.iter().map(|it| (it.name.clone(), self.learned_ids(it))).collect();
         let specs =
@@ -111,6 +116,15 @@ impl Program {
     /// Cuts what is left.
     pub async fn cut(&self, reason: Reason) {
         self.proxy.cut(reason).await;
+    }
+
+    /// Remembers the backends of now for the next start.
+    pub async fn save(&self) {
+        match timeout(SAVE_LIMIT, self.services.save_state()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the backends of now cannot be remembered"),
+            Err(_elapsed) => tracing::warn!("the disk is too slow to remember the backends of now"),
+        }
     }
 
     /// Ends all threads.
@@ -159,6 +173,9 @@ impl Program {
     }
 }
 
+/// A disk that takes longer must not keep the process.
+const SAVE_LIMIT: Duration = Duration::from_secs(5);
+
 fn wanted(listener: &config::Listener) -> Wanted {
     Wanted {
         name: listener.name.clone(),
@@ -181,7 +198,7 @@ fn udp_settings(listener: &config::UdpListener, service: &config::UdpService) ->
     }
 }
 
-fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
+fn service(service: &config::Service, config: &Config) -> ServiceConfig {
     let endpoint = |endpoint: &config::Endpoint| balance::Endpoint {
         address: endpoint.address.clone(),
         weight: endpoint.weight,
@@ -193,21 +210,23 @@ fn service(service: &config::Service, home: &balance::Zone) -> ServiceConfig {
     let settings = Settings {
         policy: service.balance,
         panic_threshold: service.panic_threshold,
-        home: home.clone(),
+        home: config.node.zone.clone(),
         zones: service.zones,
         zone_margin: service.zone_margin,
         max_connections_per_backend: service.max_connections_per_backend,
         ..Settings::new(&service.name)
     };
+    let health = health(&service.health);
     ServiceConfig {
         settings,
         endpoints: service.backends.iter().map(endpoint).collect(),
-        health: health(&service.health),
-        membership: Membership::default(),
+        membership: membership(service, config, health.as_ref()),
+        health,
     }
 }
 
-fn health(health: &config::Health) -> Option<HealthConfig> {
+/// The check of a service.
+pub(crate) fn health(health: &config::Health) -> Option<HealthConfig> {
     let probe = match &health.probe {
         config::Probe::None => return None,
         config::Probe::Tcp { port } => discovery::Probe::Tcp { port: *port },

@@ -180,6 +180,7 @@ impl Running {
         // Cutting takes one turn of each event loop; a worker that is stuck must not keep the process.
         let _cut_in_time = timeout_at(Instant::now() + CUT_LIMIT, self.sessions_end()).await;
         tracing::info!(cut = left, reason = reason.as_str(), "stopped");
+        self.program.save().await;
         self.program.exit().await;
         self.records.iter().for_each(|records| records.flush(FLUSH_LIMIT));
         Ok(())

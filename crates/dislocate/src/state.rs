@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use balance::{Epoch, Ledger, Reader};
+use discovery::Overview;
 use proxy::{CrossZone, ListenerView, PipeCounters, SessionList};
 
 use crate::log::Dropped;
@@ -24,6 +25,8 @@ pub struct State {
     pub sessions: SessionList,
     /// Log lines that were thrown away.
     pub log_dropped: Dropped,
+    /// The sources of all services, and what came of them.
+    pub sources: Overview,
     /// What the last configuration made; replaced as a whole.
     pub running: ArcSwap<Running>,
     /// Set when the process is about to end: `/readyz` says so, and no listener accepts.
@@ -62,6 +65,11 @@ impl State {
     /// Now, on the time line of all decisions.
     pub fn now_ms(&self) -> u64 {
         self.epoch.millis(Instant::now())
+    }
+
+    /// When it was, by the wall clock, at a point of the time line.
+    pub fn wall(&self, at_ms: u64) -> SystemTime {
+        self.started + Duration::from_millis(at_ms)
     }
 
     /// Whether new sessions are welcome.

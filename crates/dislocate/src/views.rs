@@ -1,6 +1,9 @@
 //! What the admin listener says, in the words of the configuration.
 
+use std::collections::BTreeMap;
+
 use balance::{BackendSet, Candidate, Policy, ZoneView};
+use discovery::{MemberReport, SourceReport};
 use proxy::{Bind, ListenerView, SessionView};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +45,10 @@ pub struct ZoneJson {
 #[derive(Debug, Serialize)]
 struct BackendJson {
     address: String,
+    /// The source that found it; nothing for the configuration.
+    source: Option<String>,
+    /// Whether no source names it any more.
+    orphan: bool,
     zone: String,
     weight: u32,
     priority: u8,
@@ -64,10 +71,17 @@ struct BackendJson {
 }
 
 impl ServiceJson {
-    /// A service at `now_ms`.
-    pub fn new(name: &str, set: &BackendSet, now_ms: u64) -> Self {
+    /// A service at `now_ms`; `members` in the order of addresses say where its backends are from.
+    pub fn new(name: &str, set: &BackendSet, members: &[MemberReport], now_ms: u64) -> Self {
         let scored = set.settings().policy == Policy::Latency;
-        let backend = |at| BackendJson::new(&set.candidate(at, now_ms), scored);
+        let member = |it: &Candidate| {
+            let found = members.binary_search_by(|member| member.address.cmp(it.backend.address()));
+            found.ok().map(|at| &members[at])
+        };
+        let backend = |at| {
+            let candidate = set.candidate(at, now_ms);
+            BackendJson::new(&candidate, member(&candidate), scored)
+        };
         Self {
             name: name.to_owned(),
             balance: set.settings().policy.as_str(),
@@ -96,10 +110,12 @@ pub fn zones(zones: &[ZoneView]) -> Vec<ZoneJson> {
 }
 
 impl BackendJson {
-    fn new(it: &Candidate, scored: bool) -> Self {
+    fn new(it: &Candidate, member: Option<&MemberReport>, scored: bool) -> Self {
         let (endpoint, terms) = (it.backend.endpoint(), &it.terms);
         Self {
             address: endpoint.address.to_string(),
+            source: member.and_then(|member| member.source.as_deref()).map(str::to_owned),
+            orphan: member.is_some_and(|member| member.orphan_until_ms.is_some()),
             zone: endpoint.zone.to_string(),
             weight: endpoint.weight,
             priority: endpoint.priority,
@@ -162,6 +178,48 @@ pub fn protocol(bind: &Bind) -> &'static str {
         Bind::Unix(_) => "stream",
         Bind::Udp(_) => "udp",
         Bind::Datagram(_) => "datagram",
+    }
+}
+
+/// A line of `/v1/sources`.
+#[derive(Debug, Serialize)]
+pub struct SourceJson {
+    service: String,
+    source: String,
+    kind: &'static str,
+    state: &'static str,
+    /// Endpoints that it reports.
+    endpoints: usize,
+    /// Whether they are its own words, and not those of the snapshot.
+    confirmed: bool,
+    /// Since it last proved that it is in touch with its registry; nothing when it never did.
+    last_success_ago_ms: Option<u64>,
+    /// Why its last run failed; stays when it works again.
+    last_error: Option<String>,
+    last_error_ago_ms: Option<u64>,
+    /// What came of what it said.
+    updates: BTreeMap<&'static str, u64>,
+    /// Endpoints that were not taken, by reason.
+    refused: BTreeMap<&'static str, u64>,
+}
+
+impl SourceJson {
+    /// A source at `now_ms`.
+    pub fn new(report: &SourceReport, now_ms: u64) -> Self {
+        let ago = |at_ms: u64| now_ms.saturating_sub(at_ms);
+        Self {
+            service: report.service.to_string(),
+            source: report.name.to_string(),
+            kind: report.kind,
+            state: report.state.as_str(),
+            endpoints: report.endpoints,
+            confirmed: report.is_confirmed,
+            last_success_ago_ms: report.last_success_ms.map(ago),
+            last_error: report.last_error.as_ref().map(|(text, _)| text.to_string()),
+            last_error_ago_ms: report.last_error.as_ref().map(|&(_, at_ms)| ago(at_ms)),
+            updates: report.updates.iter().map(|(update, count)| (update.as_str(), *count)).collect(),
+            refused: report.refused.clone(),
+        }
     }
 }
 
