@@ -30,6 +30,7 @@ mod reload;
 mod reload_refused;
 mod signals;
 mod silence;
+mod sources;
 mod starting;
 mod timeouts;
 mod transfer;

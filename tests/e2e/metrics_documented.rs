@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use crate::harness::{Backend, Config, Conn, DatagramBackend, Datagrams, Metrics, eventually, refusing};
+use crate::harness::{Backend, Config, Conn, DatagramBackend, Datagrams, Metrics, TempDir, eventually, list, refusing};
 
 /// What a healthy machine cannot be made to show: present in the documentation, shown with the first event.
 const ONLY_IN_TROUBLE: [&str; 1] = ["dislocate_accept_errors_total"];
@@ -47,9 +47,15 @@ fn after_a_bit_of_everything() -> Metrics {
     let config = Config::to([gone.address(), &alive]).service("balance = \"round_robin\"");
     let (silent, replying) = (refusing(), DatagramBackend::start("replying"));
     let more = by_latency(&alive) + &of_datagrams(silent.address(), replying.address());
-    let config = config.listener("max_connections = 1").more(&more);
+    let folder = TempDir::new();
+    let found = folder.join("app.json");
+    fs::write(&found, list([])).unwrap();
+    let config = config.listener("max_connections = 1");
+    let config = config.source(&format!("kind = \"file\"\npath = \"{}\"", found.display())).more(&more);
     let proxy = config.start();
+    proxy.sources_may_open(2);
     proxy.expect_trouble_with_backends();
+    proxy.expect_source("file", "live");
     let mut held = Conn::open(proxy.main());
     held.echoes("held");
     eventually("the kernel was asked about the open session", || {

@@ -21,7 +21,7 @@ pub struct Config {
 
 impl Config {
     /// Backends as addresses, or as inline tables where they begin with a brace. No health checks unless asked for,
-    /// so that a backend sees nobody but the clients.
+    /// so that a backend sees nobody but the clients. None are for services with sources.
     pub fn to<'a>(backends: impl IntoIterator<Item = &'a str>) -> Config {
         Config {
             listen: "\"127.0.0.1:0\"".into(),
@@ -87,6 +87,11 @@ impl Config {
         self
     }
 
+    /// A table `[[service.source]]` of service `app`; before all of [`Config::more`].
+    pub fn source(self, lines: &str) -> Config {
+        self.more(&format!("[[service.source]]\n{lines}\n"))
+    }
+
     /// Further tables, after all others.
     pub fn more(mut self, tables: &str) -> Config {
         writeln!(self.more, "{tables}").unwrap();
@@ -96,7 +101,10 @@ impl Config {
     pub fn toml(&self) -> String {
         let Config { listen, health, node, listener, service, more, .. } = self;
         let idle = self.idle.as_ref().map_or(String::new(), |idle| format!("idle_timeout = \"{idle}\"\n"));
-        let backends = self.backends.join(", ");
+        let backends = match self.backends[..] {
+            [] => String::new(),
+            _ => format!("backends = [{}]", self.backends.join(", ")),
+        };
         format!(
             r#"[node]
 name = "test"
@@ -111,7 +119,7 @@ service = "app"
 {listener}{idle}
 [[service]]
 name = "app"
-backends = [{backends}]
+{backends}
 health = {health}
 {service}
 {more}"#

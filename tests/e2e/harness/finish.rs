@@ -80,7 +80,7 @@ impl Proxy {
     }
 
     fn baseline_descriptors(&self) -> usize {
-        self.baseline.total() - self.baseline.listening
+        self.baseline.total() - self.baseline.listening + self.for_sources.load(Ordering::Relaxed)
     }
 
     fn expect_clean_log(&self) {

@@ -21,6 +21,12 @@ impl Named {
         Named { name, address: running.address().to_owned(), running: Some(running) }
     }
 
+    /// On this address instead of one of its own.
+    pub fn start_on(name: &'static str, address: &str) -> Named {
+        let running = Backend::serve_on(address, greeting(name));
+        Named { name, address: running.address().to_owned(), running: Some(running) }
+    }
+
     pub fn address(&self) -> &str {
         &self.address
     }

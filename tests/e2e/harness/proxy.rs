@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -28,6 +28,7 @@ pub struct Proxy {
     pub(super) baseline: Descriptors,
     pub(super) expected: Mutex<Vec<String>>,
     pub(super) records_elsewhere: AtomicBool,
+    pub(super) for_sources: AtomicUsize,
     pub(super) finished: bool,
     /// What it was started with, where that is known as more than text.
     pub(super) origin: Option<Config>,
@@ -105,6 +106,7 @@ impl Proxy {
             baseline: Descriptors::default(),
             expected: Mutex::default(),
             records_elsewhere: AtomicBool::new(false),
+            for_sources: AtomicUsize::new(0),
             finished: false,
             origin: None,
             netns: options.netns,
@@ -246,6 +248,43 @@ impl Proxy {
         let mut backends =
             services.iter().flat_map(|service| service["backends"].as_array().cloned().unwrap_or_default());
         backends.find(|backend| backend["address"] == address).unwrap_or_else(|| panic!("{address} is a backend"))
+    }
+
+    /// The addresses of the backends of service `app`, in order.
+    pub fn backends(&self) -> Vec<String> {
+        let services = self.json("/v1/services");
+        let services = services.as_array().expect("services are a list");
+        let app = services.iter().find(|service| service["name"] == "app").expect("app is a service");
+        let backends = app["backends"].as_array().expect("backends are a list");
+        backends.iter().map(|backend| backend["address"].as_str().expect("an address is text").to_owned()).collect()
+    }
+
+    /// Waits until the backends of service `app` are these.
+    pub fn expect_backends<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) {
+        let mut expected: Vec<&str> = addresses.into_iter().collect();
+        expected.sort_unstable();
+        wait::eventually(&format!("the backends are {expected:?}"), || {
+            let mut there = self.backends();
+            there.sort_unstable();
+            there == expected
+        });
+    }
+
+    /// What `/v1/sources` says of one source.
+    pub fn source(&self, label: &str) -> Value {
+        let sources = self.json("/v1/sources");
+        let mut sources = sources.as_array().expect("sources are a list").iter();
+        sources.find(|source| source["source"] == label).cloned().unwrap_or_else(|| panic!("{label} is a source"))
+    }
+
+    /// Waits until a source is in this state: `starting`, `live` or `failing`.
+    pub fn expect_source(&self, label: &str, state: &str) {
+        wait::eventually(&format!("source {label} is {state}"), || self.source(label)["state"] == state);
+    }
+
+    /// Sources may open so many descriptors that were not open when the program was ready.
+    pub fn sources_may_open(&self, descriptors: usize) {
+        self.for_sources.store(descriptors, Ordering::Relaxed);
     }
 
     /// `up`, `down`, `ejected`, `trial` or `draining`.
