@@ -247,6 +247,11 @@ impl Desk {
         self.roster.reports()
     }
 
+    /// How many of its members are orphans. *Cost*: O(1).
+    pub(crate) fn orphans(&self) -> usize {
+        self.watch.config().endpoints.len()
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }

@@ -25,6 +25,11 @@ impl Overview {
         self.find(service).map(|service| service.look(|desk| desk.members()))
     }
 
+    /// How many backends of a service no source reports any more; nothing for a service that is not there.
+    pub fn orphans(&self, service: &str) -> Option<usize> {
+        self.find(service).map(|service| service.look(|desk| desk.orphans()))
+    }
+
     /// Believes the sources of a service: backends that none of them reports leave, even all of them. Returns whether
     /// there is such a service.
     pub fn accept_empty(&self, service: &str) -> bool {

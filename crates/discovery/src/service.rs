@@ -109,7 +109,7 @@ impl Service {
 pub(crate) async fn check(service: Arc<Service>) {
     // Those of a task that panicked were dropped with it.
     service.desk().abandon_running();
-    let mut checker = Checker { service, probes: JoinSet::new(), addresses: HashMap::new() };
+    let mut checker = Checker { service, probes: JoinSet::new(), addresses: HashMap::new(), orphans: 0 };
     loop {
         checker.step().await;
     }
@@ -121,6 +121,8 @@ struct Checker {
     probes: JoinSet<Finding>,
     /// Whom each of `probes` asks: a probe that panics cannot say so itself.
     addresses: HashMap<Id, (Purpose, Address)>,
+    /// How many orphans there were at the last look, for the log.
+    orphans: usize,
 }
 
 impl Checker {
@@ -128,13 +130,28 @@ impl Checker {
     async fn step(&mut self) {
         let context = Arc::clone(&self.service.context);
         let now_ms = context.now_ms();
-        let agenda = self.service.desk().settle(now_ms);
+        let (agenda, orphans) = {
+            let mut desk = self.service.desk();
+            (desk.settle(now_ms), desk.orphans())
+        };
+        self.tell_of_orphans(orphans);
         let wait = Duration::from_millis(agenda.wake_ms.unwrap_or(now_ms).saturating_sub(now_ms));
         tokio::select! {
             () = self.service.changed.notified() => {}
             Some(ended) = self.probes.join_next_with_id() => self.finish(ended),
             Ok(slot) = Arc::clone(&context.slots).acquire_owned(), if agenda.is_probe_due => self.start(slot),
             () = sleep(wait), if agenda.wake_ms.is_some() => {}
+        }
+    }
+
+    /// More of them are news, and that there are none any more; fewer are told one by one.
+    fn tell_of_orphans(&mut self, orphans: usize) {
+        let before = std::mem::replace(&mut self.orphans, orphans);
+        let service = &*self.service.name;
+        if orphans > before {
+            tracing::warn!(service, orphans, "backends that no source names any more serve on while they answer");
+        } else if orphans == 0 && before > 0 {
+            tracing::info!(service, "no backend is an orphan any more");
         }
     }
 

@@ -99,6 +99,13 @@ pub struct MemberReport {
     pub orphan_until_ms: Option<u64>,
 }
 
+impl MemberReport {
+    /// Whether no source reports it any more.
+    pub fn is_orphan(&self) -> bool {
+        self.orphan_until_ms.is_some()
+    }
+}
+
 /// What is kept of a source for reports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Status {

@@ -186,7 +186,8 @@ async fn explained(Of(state): Of<Arc<State>>, Path(name): Path<String>, Query(qu
         Err(_) => return (StatusCode::BAD_REQUEST, "source must be an IP address\n").into_response(),
     };
     let set = view.listener.settings().backends.load();
-    Json(explain(&name, &set, source, state.now_ms())).into_response()
+    let members = state.sources.members(&set.settings().name).unwrap_or_default();
+    Json(explain(&name, &set, &members, source, state.now_ms())).into_response()
 }
 
 /// How many sessions are wanted.

@@ -11,8 +11,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
+use crate::ask::{self, Question};
 use crate::config::{self, AdminAddress, Config, Report, limits};
-use crate::explain::{self, Question};
+use crate::explain;
 
 /// A layer-4 load balancer that finds its backends by itself and puts every client on the one that will answer soonest.
 #[derive(Debug, Parser)]
@@ -32,6 +33,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Say which backend a running dislocate would pick now, and why
     Explain(ExplainArgs),
+    /// Tell a running dislocate that the sources of a service are right: backends that none of them names leave now
+    AcceptEmpty(AcceptEmptyArgs),
     /// Show dislocate at work on this machine, without configuration
     Demo(DemoArgs),
     /// Print what a configuration may contain
@@ -73,15 +76,45 @@ pub struct ExplainArgs {
     /// The client's address, which decides under source_hash and maglev
     #[arg(long, value_name = "IP")]
     pub source: Option<IpAddr>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Print the answer as JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which service, and whom to tell.
+#[derive(Debug, Args)]
+pub struct AcceptEmptyArgs {
+    /// The service
+    pub service: String,
+    /// Whom to tell.
+    #[command(flatten)]
+    pub admin: AdminArgs,
+}
+
+/// Which running program is meant.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
     /// The configuration, which says where the admin listener is.
     #[command(flatten)]
     pub file: ConfigArgs,
     /// The admin listener to ask, as IP:PORT or unix:/PATH, without reading a configuration
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
     pub admin: Option<AdminAddress>,
-    /// Print the answer as JSON, for scripts
-    #[arg(long)]
-    pub json: bool,
+}
+
+impl AdminArgs {
+    /// Where its admin listener is.
+    ///
+    /// *Errors*: the exit code for a configuration that cannot be used.
+    fn address(&self) -> Result<AdminAddress, ExitCode> {
+        match &self.admin {
+            Some(admin) => Ok(admin.clone()),
+            None => load(&self.file.config).map(|config| config.admin.listen),
+        }
+    }
 }
 
 /// How to show.
@@ -110,6 +143,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Command::Run(args) => crate::run::run(&args.config),
         Command::Check(args) => check(&args),
         Command::Explain(args) => explain_pick(&args),
+        Command::AcceptEmpty(args) => accept_empty(&args),
         Command::Demo(args) => crate::demo::demo(&args),
         Command::Config(ConfigCommand::Schema) => print(&format!("{:#}\n", config::schema())),
         Command::Config(ConfigCommand::Default) => print(config::DEFAULT),
@@ -139,17 +173,25 @@ pub fn fail(why: &str) -> ExitCode {
 }
 
 fn explain_pick(args: &ExplainArgs) -> ExitCode {
-    let admin = match &args.admin {
-        Some(admin) => admin.clone(),
-        None => match load(&args.file.config) {
-            Ok(config) => config.admin.listen,
-            Err(code) => return code,
-        },
+    let admin = match args.admin.address() {
+        Ok(admin) => admin,
+        Err(code) => return code,
     };
     let question = Question { listener: &args.listener, source: args.source };
-    match explain::ask(&admin, &question) {
+    match ask::explanation(&admin, &question) {
         Ok((json, _)) if args.json => print(&format!("{json}\n")),
         Ok((_, told)) => print(&explain::table(&told)),
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+fn accept_empty(args: &AcceptEmptyArgs) -> ExitCode {
+    let told = match args.admin.address() {
+        Ok(admin) => ask::accept_empty(&admin, &args.service),
+        Err(code) => return code,
+    };
+    match told {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&format!("{error:#}")),
     }
 }

@@ -1,11 +1,13 @@
 //! dislocate, a layer-4 load balancer: the parts of the program, for its binary, its tests and its fuzz targets.
 //!
 //! [`cli`] reads the command line, [`config`] the file; [`run`] starts a [`program`] from it and obeys signals, with
-//! [`plan`] to say what a reload changes and `membership` to say where backends are found. [`admin`], [`metrics`], [`views`] and [`panics`] tell what is in [`state`];
-//! [`log`] writes what happened.
+//! [`plan`] to say what a reload changes and `membership` to say where backends are found. [`admin`], [`metrics`],
+//! [`explain`], [`views`] and [`panics`] tell what is in [`state`]; [`ask`] asks them from outside; [`log`] writes what
+//! happened.
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod ask;
 pub mod cli;
 pub mod config;
 pub mod demo;

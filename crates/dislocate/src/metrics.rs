@@ -42,8 +42,7 @@ pub fn render(state: &State) -> prometheus::Result<String> {
             of_backend(&mut families, service, &candidate);
             estimates(&mut families, service, &candidate, scored);
         }
-        let members = state.sources.members(service).unwrap_or_default();
-        let orphans = members.iter().filter(|member| member.orphan_until_ms.is_some()).count();
+        let orphans = state.sources.orphans(service).unwrap_or_default();
         let help = "Backends that no source names any more, and that serve while they answer.";
         families.add(Kind::Gauge, "orphans", help, &[("service", service)], orphans as f64);
     }

@@ -74,13 +74,9 @@ impl ServiceJson {
     /// A service at `now_ms`; `members` in the order of addresses say where its backends are from.
     pub fn new(name: &str, set: &BackendSet, members: &[MemberReport], now_ms: u64) -> Self {
         let scored = set.settings().policy == Policy::Latency;
-        let member = |it: &Candidate| {
-            let found = members.binary_search_by(|member| member.address.cmp(it.backend.address()));
-            found.ok().map(|at| &members[at])
-        };
         let backend = |at| {
             let candidate = set.candidate(at, now_ms);
-            BackendJson::new(&candidate, member(&candidate), scored)
+            BackendJson::new(&candidate, member_of(members, &candidate), scored)
         };
         Self {
             name: name.to_owned(),
@@ -115,7 +111,7 @@ impl BackendJson {
         Self {
             address: endpoint.address.to_string(),
             source: member.and_then(|member| member.source.as_deref()).map(str::to_owned),
-            orphan: member.is_some_and(|member| member.orphan_until_ms.is_some()),
+            orphan: member.is_some_and(MemberReport::is_orphan),
             zone: endpoint.zone.to_string(),
             weight: endpoint.weight,
             priority: endpoint.priority,
@@ -179,6 +175,12 @@ pub fn protocol(bind: &Bind) -> &'static str {
         Bind::Udp(_) => "udp",
         Bind::Datagram(_) => "datagram",
     }
+}
+
+/// Why a backend is in its service; `members` are in the order of addresses.
+pub fn member_of<'m>(members: &'m [MemberReport], candidate: &Candidate) -> Option<&'m MemberReport> {
+    let found = members.binary_search_by(|member| member.address.cmp(candidate.backend.address()));
+    found.ok().map(|at| &members[at])
 }
 
 /// A line of `/v1/sources`.

@@ -1,19 +1,18 @@
 //! `/v1/explain/LISTENER`: what a pick would do now, with every term of every score. Written by the admin listener and
-//! read by `dislocate explain`.
+//! read by `dislocate explain`, through [`crate::ask`].
 
-mod ask;
 mod sentence;
 mod table;
 #[cfg(test)]
 mod wording;
 
 use balance::{BackendSet, Candidate, Explanation, Policy, Rng, source_key};
+use discovery::MemberReport;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-use crate::views::{ZoneJson, known_ms, ms, zones};
+use crate::views::{ZoneJson, known_ms, member_of, ms, zones};
 
-pub use ask::{Question, ask};
 pub use sentence::sentence;
 pub use table::table;
 
@@ -83,6 +82,10 @@ pub struct Best {
 pub struct CandidateJson {
     /// Its address.
     pub address: String,
+    /// The label of the source that found it; nothing for the configuration.
+    pub source: Option<String>,
+    /// Whether no source names it any more, so that it serves only while it answers.
+    pub orphan: bool,
     /// Its zone.
     pub zone: String,
     /// Its level.
@@ -129,7 +132,14 @@ pub struct CandidateJson {
 }
 
 /// Explains a pick for a client at `source`; without one, for a client of a unix socket. Nothing is counted by it.
-pub fn explain(listener: &str, set: &BackendSet, source: Option<IpAddr>, now_ms: u64) -> Explained {
+/// `members` in the order of addresses say where the backends are from.
+pub fn explain(
+    listener: &str,
+    set: &BackendSet,
+    members: &[MemberReport],
+    source: Option<IpAddr>,
+    now_ms: u64,
+) -> Explained {
     let settings = set.settings();
     let scored = settings.policy == Policy::Latency;
     let told = set.explain(now_ms, source.map_or(0, source_key), &[], &mut Rng::new(now_ms));
@@ -149,6 +159,7 @@ pub fn explain(listener: &str, set: &BackendSet, source: Option<IpAddr>, now_ms:
         })
     };
     let order = ranked(&told, set);
+    let candidate = |it: &Candidate| CandidateJson::new(it, member_of(members, it), scored);
     Explained {
         listener: listener.to_owned(),
         service: settings.name.to_string(),
@@ -165,7 +176,7 @@ pub fn explain(listener: &str, set: &BackendSet, source: Option<IpAddr>, now_ms:
         best_home: best(told.home),
         best_away: best(told.away),
         zones: zones(&told.zones),
-        candidates: order.into_iter().map(|at| CandidateJson::new(&told.candidates[at], scored)).collect(),
+        candidates: order.into_iter().map(|at| candidate(&told.candidates[at])).collect(),
     }
 }
 
@@ -189,10 +200,12 @@ fn ranked(told: &Explanation, set: &BackendSet) -> Vec<usize> {
 }
 
 impl CandidateJson {
-    fn new(it: &Candidate, scored: bool) -> Self {
+    fn new(it: &Candidate, member: Option<&MemberReport>, scored: bool) -> Self {
         let (endpoint, terms) = (it.backend.endpoint(), &it.terms);
         Self {
             address: endpoint.address.to_string(),
+            source: member.and_then(|member| member.source.as_deref()).map(str::to_owned),
+            orphan: member.is_some_and(MemberReport::is_orphan),
             zone: endpoint.zone.to_string(),
             priority: endpoint.priority,
             state: it.standing.as_str().to_owned(),
@@ -251,7 +264,7 @@ mod tests {
 
     #[test]
     fn the_winner_comes_first_and_those_who_may_not_be_picked_last() {
-        let told = explain("main", &set(Policy::Latency), None, 1);
+        let told = explain("main", &set(Policy::Latency), &[], None, 1);
         assert_eq!(addresses(&told), ["10.0.0.3:80", "10.0.0.2:80", "10.0.0.1:80"]);
         assert_eq!(told.winner.unwrap().address, "10.0.0.3:80");
         assert_eq!(told.candidates[2].admission, "draining");
@@ -260,7 +273,7 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_read_and_the_unknown_is_not_zero() {
-        let told = explain("main", &set(Policy::Latency), Some("10.9.8.7".parse().unwrap()), 1);
+        let told = explain("main", &set(Policy::Latency), &[], Some("10.9.8.7".parse().unwrap()), 1);
         let text = serde_json::to_string(&told).unwrap();
         assert_eq!(serde_json::from_str::<Explained>(&text).unwrap(), told);
         assert_eq!(told.candidates[0].answer_ms, None);
@@ -269,15 +282,15 @@ mod tests {
 
     #[test]
     fn policies_without_a_score_show_none() {
-        let told = explain("main", &set(Policy::LeastConn), None, 1);
+        let told = explain("main", &set(Policy::LeastConn), &[], None, 1);
         assert!(told.candidates.iter().all(|it| it.score_ms.is_none() && it.time_ms.is_none()));
     }
 
     #[test]
     fn explaining_counts_nothing() {
         let set = set(Policy::RoundRobin);
-        let first = explain("main", &set, None, 1).winner;
-        assert_eq!(explain("main", &set, None, 2).winner, first, "nobody's turn moves");
+        let first = explain("main", &set, &[], None, 1).winner;
+        assert_eq!(explain("main", &set, &[], None, 2).winner, first, "nobody's turn moves");
         assert!(set.backends().iter().all(|it| balance::PickReason::ALL.iter().all(|&why| it.state().picks(why) == 0)));
     }
 }

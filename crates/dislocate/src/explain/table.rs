@@ -5,7 +5,7 @@ use crate::views::ZoneJson;
 
 /// All of it. Nothing in it moves a terminal's cursor, whoever wrote the answer.
 pub fn table(told: &Explained) -> String {
-    let text = [head(told), zones(told), backends(told), format!("{}\n", sentence(told))].join("\n");
+    let text = [head(told), zones(told), backends(told), format!("{}\n", sentence(told))].join("\n") + &orphans(told);
     text.chars().filter(|&letter| letter == '\n' || !letter.is_control()).collect()
 }
 
@@ -54,12 +54,30 @@ fn backends(told: &Explained) -> String {
     aligned(&headings, rows.collect()) + &formula
 }
 
+/// What the word means, where it is there.
+fn orphans(told: &Explained) -> String {
+    match told.candidates.iter().filter(|it| it.orphan).count() {
+        0 => String::new(),
+        count => {
+            let (all, service) = (told.candidates.len(), &told.service);
+            let words = match count {
+                1 => "is named by no source any more and serves on while it answers",
+                _ => "are named by no source any more and serve on while they answer",
+            };
+            format!("{count} of {all} backends {words}; `dislocate accept-empty {service}` ends that.\n")
+        }
+    }
+}
+
 fn row(it: &CandidateJson, won: bool) -> Vec<String> {
-    let state = match (it.admission.as_str(), it.warming) {
+    let mut state = match (it.admission.as_str(), it.warming) {
         ("admitted", true) => format!("{}, warming", it.state),
         ("admitted", false) => it.state.clone(),
         (why, _) => format!("{}: {}", it.state, why_not(why)),
     };
+    if it.orphan {
+        state += ", orphan";
+    }
     vec![
         if won { ">" } else { "" }.to_owned(),
         it.address.clone(),

@@ -6,6 +6,8 @@ use crate::views::ZoneJson;
 fn candidate(n: u8, zone: &str, score_ms: f64) -> CandidateJson {
     CandidateJson {
         address: format!("10.0.0.{n}:80"),
+        source: None,
+        orphan: false,
         zone: zone.into(),
         priority: 0,
         state: "up".into(),
@@ -160,6 +162,22 @@ fn the_table_has_a_line_for_each_and_marks_the_winner() {
     assert!(rows[1].contains(&"?".to_owned()), "what is unknown is no number");
     assert!(lines.iter().any(|line| line.ends_with("down: fails its checks")));
     assert!(lines.iter().any(|line| words(line) == ["*", "fra", "closed", "5", "4", "0.5", "7", "-"]));
+}
+
+#[test]
+fn orphans_are_marked_and_said_what_they_are() {
+    let mut told = told("local", "closed");
+    assert!(!table(&told).contains("orphan"));
+    told.candidates[1].orphan = true;
+    let text = table(&told);
+    assert_eq!(text.lines().filter(|line| line.ends_with("up, orphan")).count(), 1, "{text}");
+    assert!(
+        text.ends_with(
+            "1 of 3 backends is named by no source any more and serves on while it answers; `dislocate accept-empty \
+             app` ends that.\n"
+        ),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Asking a running program, over its admin listener.
+//! Asking a running program, and telling it something, over its admin listener.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST};
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Explained;
 use crate::config::AdminAddress;
+use crate::explain::Explained;
 
 /// What a person wants to know.
 pub struct Question<'a> {
@@ -29,37 +29,47 @@ pub struct Question<'a> {
 /// Asks the program at `admin`. Returns its JSON as it is and as we understand it.
 ///
 /// *Errors*: nobody is there, or what answers is not dislocate, or there is no such listener.
-pub fn ask(admin: &AdminAddress, question: &Question<'_>) -> anyhow::Result<(String, Explained)> {
+pub fn explanation(admin: &AdminAddress, question: &Question<'_>) -> anyhow::Result<(String, Explained)> {
+    let body = request(admin, Method::GET, &path(question))?;
+    let told = serde_json::from_str(&body)
+        .with_context(|| format!("what {admin} answers is no explanation; is another version running there?"))?;
+    Ok((body, told))
+}
+
+/// Tells the program at `admin` that the sources of a service are right.
+///
+/// *Errors*: nobody is there, or what answers is not dislocate, or there is no such service.
+pub fn accept_empty(admin: &AdminAddress, service: &str) -> anyhow::Result<()> {
+    request(admin, Method::POST, &format!("/v1/services/{}/accept-empty", escaped(service))).map(drop)
+}
+
+/// The body of a good answer.
+fn request(admin: &AdminAddress, method: Method, path: &str) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot begin")?;
-    let answer = async { tokio::time::timeout(PATIENCE, get(admin, &path(question))).await };
+    let answer = async { tokio::time::timeout(PATIENCE, send(admin, method, path)).await };
     let (status, body) =
         runtime.block_on(answer).map_err(|_| anyhow!("no answer from {admin} within {PATIENCE:?}"))??;
     let body = String::from_utf8(body.into()).with_context(|| format!("what {admin} answers is not text"))?;
     match status {
-        StatusCode::OK => {
-            let told = serde_json::from_str(&body).with_context(|| {
-                format!("what {admin} answers is no explanation; is another version running there?")
-            })?;
-            Ok((body, told))
-        }
+        StatusCode::OK => Ok(body),
         StatusCode::NOT_FOUND if body.trim().is_empty() => {
-            bail!("what runs at {admin} explains nothing; is another version running there?")
+            bail!("what runs at {admin} does not know the question; is another version running there?")
         }
         StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => bail!("{}", printable(&body)),
         other => bail!("{admin} answers {other}: {}", printable(&body)),
     }
 }
 
-async fn get(admin: &AdminAddress, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+async fn send(admin: &AdminAddress, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let absent = || format!("cannot reach dislocate at {admin}; is it running, and is this its admin listener?");
     match admin {
         AdminAddress::Tcp(addr) => {
             let stream = TcpStream::connect(addr).await.with_context(absent)?;
-            exchange(stream, admin, &addr.to_string(), path).await
+            exchange(stream, admin, &addr.to_string(), method, path).await
         }
         AdminAddress::Unix(at) => {
             let stream = UnixStream::connect(at).await.with_context(absent)?;
-            exchange(stream, admin, "localhost", path).await
+            exchange(stream, admin, "localhost", method, path).await
         }
     }
 }
@@ -68,12 +78,14 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     admin: &AdminAddress,
     host: &str,
+    method: Method,
     path: &str,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
     let spoilt = || format!("what listens at {admin} does not answer as dislocate's admin listener does");
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(spoilt)?;
     let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
-    let request = Request::get(path).header(HOST, host).header(CONNECTION, "close").body(Empty::<Bytes>::new())?;
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header(HOST, host).header(CONNECTION, "close").body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await.with_context(spoilt)?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
