@@ -26,6 +26,7 @@ mod metrics_documented;
 mod pressure;
 mod queue;
 mod real_clients;
+mod registries;
 mod reload;
 mod reload_refused;
 mod signals;

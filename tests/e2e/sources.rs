@@ -6,7 +6,11 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::harness::{Backend, Config, Conn, Dns, Named, Proxy, Registry, TempDir, eventually, list, loopback, who};
+use serde_json::json;
+
+use crate::harness::{
+    Backend, Config, Conn, Dns, Named, Proxy, Registry, Server, TempDir, eventually, list, loopback, run_to_exit, who,
+};
 
 /// Puts a file in place as deployment tools do.
 fn place(path: &Path, text: &str) {
@@ -124,12 +128,17 @@ fn a_file_that_is_deleted_or_emptied_keeps_the_backends_that_answer() {
 
     // then: who answers stays, who does not leaves
     assert_eq!(proxy.backend(one.address())["orphan"], true);
+    let shown = run_to_exit(&["explain", "main", "--admin", &proxy.admin()]).stdout;
+    assert!(shown.contains("2 of 2 backends are named by no source any more"), "{shown}");
+    let is_told = |line: &String| line.contains("no source names any more");
+    eventually("the log tells of it", || proxy.log_lines().iter().any(is_told));
     two.stop();
     proxy.expect_backends([one.address()]);
     assert_eq!(who(&proxy.main()), "one");
 
     // when: somebody says that it is right
-    assert_eq!(proxy.request("POST", "/v1/services/app/accept-empty").0, 200);
+    let told = run_to_exit(&["accept-empty", "app", "--admin", &proxy.admin()]);
+    assert_eq!(told.code, Some(0), "{}", told.stderr);
 
     // then
     proxy.expect_backends([]);
@@ -210,12 +219,45 @@ fn a_page_that_errs_breaks_off_or_empties_takes_nothing_away() {
 }
 
 #[test]
+fn a_registry_that_returns_with_others_hands_over_as_the_old_ones_stop() {
+    // given
+    let mut old = ["a", "b", "c", "d"].map(Named::start);
+    let new = ["e", "f", "g"].map(Named::start);
+    let registry = Registry::of(old.each_ref().map(Named::address));
+    let proxy = start(&Config::to([]).service("balance = \"round_robin\"").source(&page(&registry)));
+    proxy.expect_backends(old.each_ref().map(Named::address));
+    let (mut held, _) = named_session(&proxy);
+    proxy.expect_log("source failed");
+    proxy.expect_trouble_with_backends();
+
+    // when: it was away, and all of its backends are others
+    registry.answers(503, "");
+    proxy.expect_source("http", "failing");
+    registry.lists(new.each_ref().map(Named::address));
+
+    // then: all serve, the new ones at once
+    proxy.expect_backends(old.iter().chain(&new).map(Named::address));
+    assert_eq!(orphans(&proxy), 4.0);
+    eventually("a new one serves", || ["e", "f", "g"].contains(&who(&proxy.main()).as_str()));
+
+    // when
+    old.iter_mut().for_each(Named::stop);
+
+    // then
+    proxy.expect_backends(new.each_ref().map(Named::address));
+    assert_eq!(orphans(&proxy), 0.0);
+    held.echoes("a session that was there stays where it is");
+    drop(held);
+    proxy.finish();
+}
+
+#[test]
 fn a_registry_cannot_lead_clients_here_or_to_places_that_are_not_allowed() {
     // given
     let backend = Named::start("one");
     let own = format!("{}:5432", loopback());
     let metadata = "169.254.169.254:80";
-    let registry = Registry::of([backend.address(), &own, metadata, "10.1.2.3:80", "127.0.0.1:0"]);
+    let registry = Registry::of([backend.address(), &own, metadata, "10.1.2.3:80", "0.0.0.0:80"]);
 
     // when
     let proxy = start(&Config::to([]).listen(&own).source(&page(&registry)));
@@ -333,19 +375,26 @@ fn a_reload_keeps_sources_that_stay_and_ends_those_that_go() {
     let folder = TempDir::new();
     let path = folder.join("app.json");
     place(&path, &list([two.address()]));
-    let config = Config::to([]).source(&page(&registry));
+    // What it listens on stays the same, since sources may not name that.
+    let (host, port) = Server::free_address();
+    let config = Config::to([]).listen(&format!("{host}:{port}")).source(&page(&registry));
     let proxy = start(&config.clone().source(&file(&path)));
     proxy.expect_backends([one.address(), two.address()]);
-    eventually("the page was read again", || updates(&proxy, "unchanged") >= 2.0);
 
     // when: another key of the listener, and one source less
-    let again = updates(&proxy, "unchanged");
-    proxy.reload(&config.listen(&proxy.main()).listener("idle_timeout = \"5m\"").toml());
+    proxy.reload(&config.listener("idle_timeout = \"5m\"").toml());
 
     // then
     proxy.expect_backends([one.address()]);
-    assert!(updates(&proxy, "unchanged") >= again, "the page's source goes on counting");
-    assert_eq!(proxy.metrics().sum("source_endpoints"), 1.0, "the series of the other are gone");
+    let counts = &proxy.source("http")["updates"];
+    assert_eq!(
+        (&counts["changed"], &counts["unchanged"]),
+        (&json!(1), &json!(0)),
+        "the page's source was not begun anew"
+    );
+    registry.lists([one.address(), two.address()]);
+    proxy.expect_backends([one.address(), two.address()]);
+    assert_eq!(proxy.metrics().sum("source_endpoints"), 2.0, "the series of the other are gone");
     proxy.finish();
 }
 
@@ -362,5 +411,8 @@ fn a_page_in_a_browser_cannot_accept_an_empty_list() {
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     assert_eq!(proxy.request("POST", "/v1/services/nobody/accept-empty").0, 404);
     assert_eq!(proxy.request("GET", "/v1/services/app/accept-empty").0, 405);
+    let told = run_to_exit(&["accept-empty", "nobody", "--admin", &proxy.admin()]);
+    assert_eq!(told.code, Some(1));
+    assert!(told.stderr.contains("there is no service \"nobody\""), "{}", told.stderr);
     proxy.finish();
 }

@@ -38,7 +38,7 @@ pub use self::process::{Server, succeeds};
 pub use self::proxy::{Options, Proxy, run_to_exit};
 pub use self::registry::{Registry, list};
 pub use self::temp::TempDir;
-pub use self::tools::{needs_root, needs_tools, path_of};
+pub use self::tools::{needs_root, needs_tools, path_of, wants_tool};
 pub use self::wait::{eventually, observe, within};
 
 use std::net::Ipv4Addr;
