@@ -8,13 +8,16 @@
 //! * a list is sent when it differs from the one before, and [`Event::Alive`](crate::Event::Alive) otherwise;
 //! * half an answer is no answer.
 
+mod base64;
 mod consul;
 mod dns;
+mod escaped;
 mod etcd;
 mod fetch;
 mod file;
 pub mod fuzzing;
 mod http;
+mod lines;
 mod records;
 mod secret;
 mod tell;

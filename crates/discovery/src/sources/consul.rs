@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use self::answer::Instances;
 use self::cursor::{Cursor, Pace, Worth};
+use super::escaped::Escaped;
 use super::fetch::{Client, Question, Reply, Server, check_tls, within};
 use super::secret;
 use super::tell::{Teller, ended};
@@ -220,21 +221,6 @@ fn path(settings: &ConsulSettings, base: &str) -> String {
     let parts: Vec<_> = datacenter.chain(tags).chain(consistency).collect();
     path.push_str(&parts.join("&"));
     path
-}
-
-/// Writes a text for a place in a URL (RFC 3986 section 2.1).
-struct Escaped<'a>(&'a str);
-
-impl std::fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for b in self.0.bytes() {
-            match b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
-                true => write!(f, "{}", char::from(b))?,
-                false => write!(f, "%{b:02X}")?,
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Reads any bytes as an answer. For fuzzing.

@@ -31,17 +31,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use self::messages::{AuthenticateReply, AuthenticateRequest, Lines, RangeReply, RangeRequest};
+use self::messages::{AuthenticateReply, AuthenticateRequest, RangeReply, RangeRequest};
 use self::messages::{WatchCreate, WatchReply, WatchRequest, watch_line};
 use self::table::Table;
+use super::base64;
 use super::fetch::{Client, Question, Reply, Server, check_tls, within};
+use super::lines::Lines;
 use super::records::{self, ENDPOINTS_MAX};
 use super::secret;
 use super::tell::{Teller, ended, send_list};
 use super::tls::TlsSettings;
 use crate::source::{Event, Found, Sink, Source, SourceError};
 
-mod base64;
 mod messages;
 mod table;
 

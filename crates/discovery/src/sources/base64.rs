@@ -1,4 +1,4 @@
-//! Base64 (RFC 4648 section 4), of which etcd's gateway makes all bytes.
+//! Base64 (RFC 4648 section 4), as etcd's gateway and kubeconfig files write all bytes.
 
 /// Writes bytes.
 pub(super) fn encode(bytes: &[u8]) -> String {
