@@ -83,6 +83,19 @@ fn the_alerts_ask_for_metrics_and_values_that_are_documented() {
 }
 
 #[test]
+fn the_role_lets_slices_be_read_and_nothing_else() {
+    let text = read("kubernetes-rbac.yml");
+    let rules = text.split("rules:\n").nth(1).unwrap().split("---").next().unwrap();
+    let rules: Vec<&str> = rules.lines().map(|line| line.trim_start_matches([' ', '-'])).collect();
+    let expected = [
+        "apiGroups: [\"discovery.k8s.io\"]",
+        "resources: [\"endpointslices\"]",
+        "verbs: [\"get\", \"list\", \"watch\"]",
+    ];
+    assert_eq!(rules, expected, "one rule, of what the source asks for");
+}
+
+#[test]
 fn the_image_is_made_of_files_that_are_there() {
     let text = read("Dockerfile");
     let copies: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("COPY ")).collect();

@@ -19,6 +19,7 @@ mod explain;
 mod failing;
 mod health;
 mod keys;
+mod kubernetes;
 mod latency;
 mod limits;
 mod logging;

@@ -13,7 +13,7 @@ use crate::harness::{
 };
 
 /// Puts a file in place as deployment tools do.
-fn place(path: &Path, text: &str) {
+pub fn place(path: &Path, text: &str) {
     let next = path.with_extension("next");
     fs::write(&next, text).unwrap();
     fs::rename(next, path).unwrap();
@@ -28,18 +28,18 @@ fn page(registry: &Registry) -> String {
     format!("kind = \"http\"\nurl = \"{}/app\"\ninterval = \"100ms\"\nallowed_cidrs = \"127.0.0.0/8\"", registry.url())
 }
 
-fn start(config: &Config) -> Proxy {
+pub fn start(config: &Config) -> Proxy {
     let proxy = config.start();
     // A watch and a file, or connections of questions.
     proxy.sources_may_open(6);
     proxy
 }
 
-fn orphans(proxy: &Proxy) -> f64 {
+pub fn orphans(proxy: &Proxy) -> f64 {
     proxy.metrics().sum("orphans{service=\"app\"}")
 }
 
-fn updates(proxy: &Proxy, result: &str) -> f64 {
+pub fn updates(proxy: &Proxy, result: &str) -> f64 {
     proxy.metrics().sum(&format!("source_updates_total{{result=\"{result}\"}}"))
 }
 
@@ -71,7 +71,7 @@ fn a_change_of_a_file_reaches_the_listener_without_a_reload() {
     proxy.finish();
 }
 
-fn named_session(proxy: &Proxy) -> (Conn, String) {
+pub fn named_session(proxy: &Proxy) -> (Conn, String) {
     let mut conn = Conn::open(proxy.main());
     let name = conn.name();
     (conn, name)

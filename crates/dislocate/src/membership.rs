@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use discovery::sources::{ConsulSource, DnsSource, EtcdSource, FileSource, HttpSource};
+use discovery::sources::{ConsulSource, DnsSource, EtcdSource, FileSource, HttpSource, KubernetesSource};
 use discovery::{HealthConfig, Membership, Probe, Reach, Source, SourceConfig};
 use nix::ifaddrs::getifaddrs;
 use proxy::Bind;
@@ -30,7 +30,11 @@ pub fn descriptors(config: &Config) -> usize {
         // Questions for the targets of an SRV record.
         SourceKind::Dns(_) => 16,
         // A watch and a file; a connection and a token.
-        SourceKind::File(_) | SourceKind::Http(_) | SourceKind::Consul(_) | SourceKind::Etcd(_) => 2,
+        SourceKind::File(_)
+        | SourceKind::Http(_)
+        | SourceKind::Consul(_)
+        | SourceKind::Etcd(_)
+        | SourceKind::Kubernetes(_) => 2,
     };
     config.services.iter().flat_map(|service| &service.sources).map(needs).sum()
 }
@@ -58,6 +62,7 @@ fn made(kind: &SourceKind) -> Arc<dyn Source> {
         SourceKind::Http(settings) => Arc::new(HttpSource::new(settings.clone()).expect(CHECKED)),
         SourceKind::Consul(settings) => Arc::new(ConsulSource::new(settings.clone()).expect(CHECKED)),
         SourceKind::Etcd(settings) => Arc::new(EtcdSource::new(settings.clone()).expect(CHECKED)),
+        SourceKind::Kubernetes(settings) => Arc::new(KubernetesSource::new(settings.clone()).expect(CHECKED)),
     }
 }
 

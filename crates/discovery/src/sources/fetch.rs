@@ -70,6 +70,16 @@ impl Server {
         Ok(Client { server: self, tls })
     }
 
+    /// The same with what was read elsewhere; nothing for a server without TLS.
+    pub(super) fn client_with(&self, tls: Option<Tls>) -> Client<'_> {
+        Client { server: self, tls }
+    }
+
+    /// The host: a name or an IP address, without brackets.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Tries each address of the host in turn.
     async fn connect(&self) -> Result<TcpStream, SourceError> {
         let failed = |error: io::Error| SourceError::new(format!("{}: {error}", shortened(&self.host)));

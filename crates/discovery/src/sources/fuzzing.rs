@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{consul, dns, etcd, records};
+use super::{consul, dns, etcd, kubernetes, records};
 use crate::source::{ERROR_MAX_BYTES, Found, SourceError};
 
 /// A message of a name server is an answer to a question or is passed over.
@@ -23,6 +23,7 @@ pub fn registry_answer(text: &[u8]) {
     check(records::toml_list(text).and_then(records::in_order));
     check(consul::any_answer(text));
     check(etcd::any_answer(text));
+    check(kubernetes::any_answer(text));
 }
 
 fn check(list: Result<Vec<Found>, SourceError>) {
@@ -68,6 +69,9 @@ mod tests {
             "[[endpoints]]\naddress = \"10.0.0.1:80\"\nweight = 3\nlabels = { a = \"b\" }\n",
             r#"[{"Node": {"Node": "n", "Address": "10.0.0.1"}, "Service": {"ID": "w", "Port": 80}, "Checks": [{"Status": "passing"}]}]"#,
             r#"{"result": {"events": [{"kv": {"key": "YQ==", "value": "eyJhZGRyZXNzIjogIjEwLjAuMC4xOjEifQ=="}}]}}"#,
+            r#"{"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": {"resourceVersion": "7"}, "items": [{"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true}, "zone": "a"}], "ports": [{"port": 80}]}]}"#,
+            r#"{"type": "ADDED", "object": {"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": {"name": "a", "resourceVersion": "7"}, "addressType": "IPv6", "endpoints": [{"addresses": ["fd00::1"]}], "ports": [{"port": 80}]}}"#,
+            "current-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]\nclusters:\n- name: b\n  cluster: {server: 'https://h'}\nusers:\n- name: c\n  user: &x {token: y}\n",
             r#"{"header": {"revision": "7"}, "kvs": [{"key": "YQ==", "value": "eyJhZGRyZXNzIjogIjEwLjAuMC4xOjEifQ=="}]}"#,
         ];
         for (seed, sample) in samples.iter().enumerate() {

@@ -34,6 +34,11 @@ impl Lines {
         line.pop();
         Some(line)
     }
+
+    /// Whether nothing of a line is left that has not ended.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
 }
 
 #[cfg(test)]

@@ -44,21 +44,27 @@ pub(super) struct Tls {
 impl Tls {
     /// Reads the files. They are read anew by each run, and a run ends when a certificate of ours is refused.
     pub(super) async fn load(settings: &TlsSettings, host: &str) -> Result<Self, SourceError> {
+        Self::of(TlsParts::read(settings, host).await?).await
+    }
+
+    /// The same from what was read elsewhere.
+    pub(super) async fn of(parts: TlsParts) -> Result<Self, SourceError> {
         let unusable = |error: &dyn std::fmt::Display| SourceError::new(format!("TLS cannot be used: {error}"));
         let provider = Arc::new(default_provider());
         let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = versions.map_err(|error| unusable(&error))?.with_root_certificates(authorities(settings).await?);
-        let config = match &settings.identity {
+        let builder = versions.map_err(|error| unusable(&error))?;
+        let builder = builder.with_root_certificates(authorities(parts.ca).await?);
+        let config = match &parts.identity {
             None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let chain = certificates(&identity.cert_file, &read(&identity.cert_file).await?)?;
-                let key = PrivateKeyDer::from_pem_slice(&read(&identity.key_file).await?);
-                let key = key.map_err(|_| about(&identity.key_file, "holds no private key in PEM"))?;
+            Some((cert, key)) => {
+                let chain = cert.certificates()?;
+                let key = PrivateKeyDer::from_pem_slice(&key.text)
+                    .map_err(|_| about(&key.place, "holds no private key in PEM"))?;
                 builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
             }
         };
-        let name = settings.server_name.as_deref().unwrap_or(host).to_owned();
-        let name = ServerName::try_from(name).map_err(|_| SourceError::new("the server has no name for TLS"))?;
+        let name = ServerName::try_from(parts.name);
+        let name = name.map_err(|_| SourceError::new("the server has no name for TLS"))?;
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
@@ -68,28 +74,72 @@ impl Tls {
     }
 }
 
-async fn authorities(settings: &TlsSettings) -> Result<RootCertStore, SourceError> {
+/// What [`Tls`] is made of.
+pub(super) struct TlsParts {
+    /// The authorities; none are those of the system.
+    pub(super) ca: Option<Pem>,
+    /// Our certificate and its key.
+    pub(super) identity: Option<(Pem, Pem)>,
+    /// The name that the server must have.
+    pub(super) name: String,
+}
+
+impl TlsParts {
+    pub(super) async fn read(settings: &TlsSettings, host: &str) -> Result<Self, SourceError> {
+        let ca = match &settings.ca_file {
+            Some(path) => Some(Pem::read(path).await?),
+            None => None,
+        };
+        let identity = match &settings.identity {
+            Some(identity) => Some((Pem::read(&identity.cert_file).await?, Pem::read(&identity.key_file).await?)),
+            None => None,
+        };
+        let name = settings.server_name.as_deref().unwrap_or(host).to_owned();
+        Ok(Self { ca, identity, name })
+    }
+}
+
+/// A text in PEM.
+pub(super) struct Pem {
+    /// Where it was found, for errors.
+    pub(super) place: PathBuf,
+    pub(super) text: Vec<u8>,
+}
+
+impl Pem {
+    pub(super) async fn read(path: &Path) -> Result<Self, SourceError> {
+        Ok(Self { place: path.into(), text: read(path).await? })
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, SourceError> {
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.text).collect();
+        let all = all.map_err(|_| about(&self.place, "is not PEM"))?;
+        if all.is_empty() { Err(about(&self.place, "holds no certificate in PEM")) } else { Ok(all) }
+    }
+}
+
+async fn authorities(named: Option<Pem>) -> Result<RootCertStore, SourceError> {
+    let is_named = named.is_some();
     let system = SYSTEM.iter().map(Path::new).find(|path| path.exists());
-    let Some(path) = settings.ca_file.as_deref().or(system) else {
-        return Err(SourceError::new("the system has no list of authorities; name a file of them"));
+    let pem = match (named, system) {
+        (Some(pem), _) => pem,
+        (None, Some(path)) => Pem::read(path).await?,
+        (None, None) => {
+            return Err(SourceError::new("the system has no list of authorities; name a file of them"));
+        }
     };
     let mut store = RootCertStore::empty();
     // Of the system's authorities, some may be too old to be understood.
-    let (added, ignored) = store.add_parsable_certificates(certificates(path, &read(path).await?)?);
+    let (added, ignored) = store.add_parsable_certificates(pem.certificates()?);
     match (added, ignored) {
-        (0, _) => Err(about(path, "holds no authority that can be used")),
-        (_, 1..) if settings.ca_file.is_some() => Err(about(path, "holds an authority that cannot be used")),
+        (0, _) => Err(about(&pem.place, "holds no authority that can be used")),
+        (_, 1..) if is_named => Err(about(&pem.place, "holds an authority that cannot be used")),
         _ => Ok(store),
     }
 }
 
-fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SourceError> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let all = all.map_err(|_| about(path, "is not PEM"))?;
-    if all.is_empty() { Err(about(path, "holds no certificate in PEM")) } else { Ok(all) }
-}
-
-async fn read(path: &Path) -> Result<Vec<u8>, SourceError> {
+/// Reads a file of at most 4 MiB.
+pub(super) async fn read(path: &Path) -> Result<Vec<u8>, SourceError> {
     let failed = |error: io::Error| about(path, &error.to_string());
     let mut bytes = Vec::new();
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
@@ -97,7 +147,7 @@ async fn read(path: &Path) -> Result<Vec<u8>, SourceError> {
     if bytes.len() as u64 > FILE_MAX_BYTES { Err(about(path, "is too long")) } else { Ok(bytes) }
 }
 
-fn about(path: &Path, why: &str) -> SourceError {
+pub(super) fn about(path: &Path, why: &str) -> SourceError {
     SourceError::new(format!("{}: {why}", path.display()))
 }
 

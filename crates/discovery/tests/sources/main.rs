@@ -11,5 +11,7 @@ mod file;
 mod http;
 mod http_server;
 mod knot;
+mod kube_server;
+mod kubernetes;
 mod support;
 mod tls;

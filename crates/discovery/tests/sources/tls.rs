@@ -7,6 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use discovery::sources::{Cluster, KubernetesSettings, KubernetesSource};
 use discovery::sources::{ConsulSettings, ConsulSource, EtcdSettings, EtcdSource};
 use discovery::sources::{HttpSettings, HttpSource, TlsIdentity, TlsSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -160,6 +161,54 @@ async fn a_server_that_asks_who_we_are_is_told() {
     ];
     for (tls, expected) in bad {
         let error = run(address, tls).error().await;
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_of_a_kubeconfig_are_used_from_files_and_as_they_stand_in_it() {
+    if !needs_tools(&["openssl"]) {
+        return;
+    }
+    let all = Certificates::new("tls-kubeconfig");
+    let (address, _serving) = serve(all.acceptor(true)).await;
+    let data = |name: &str| {
+        let output = Command::new("openssl").args(["base64", "-A", "-in"]).arg(all.file(name)).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let run = |cluster: &str, user: &str| {
+        let path = all.file("config");
+        let text = format!(
+            "current-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://{address}', {cluster}}}}}]\n\
+             users: [{{name: u, user: {{{user}}}}}]\n"
+        );
+        fs::write(&path, text).unwrap();
+        let cluster = Cluster::File { path, context: None };
+        let settings = KubernetesSettings { cluster, timeout: PATIENCE, ..KubernetesSettings::new("web") };
+        Run::of(KubernetesSource::new(settings).expect("good settings"))
+    };
+    let ca = format!("certificate-authority-data: {}", data("ca.pem"));
+    let identity = format!("client-certificate-data: {}, client-key-data: {}", data("client.pem"), data("client.key"));
+    // What is served is no list of slices; that it was read is what counts.
+    let good = [
+        (ca.as_str(), identity.as_str()),
+        ("certificate-authority: ca.pem", "client-certificate: client.pem, client-key: client.key"),
+        ("certificate-authority: ca.pem, tls-server-name: registry.example", identity.as_str()),
+    ];
+    for (cluster, user) in good {
+        let error = run(cluster, user).error().await;
+        assert!(error.contains("not as expected: missing field"), "{error}");
+    }
+    let bad = [
+        (format!("certificate-authority-data: {}", data("other.pem")), identity.clone(), "UnknownIssuer"),
+        (format!("{ca}, tls-server-name: elsewhere.example"), identity.clone(), "invalid peer certificate"),
+        (ca.clone(), String::new(), "CertificateRequired"),
+        (ca.clone(), "client-certificate: gone.pem, client-key: client.key".into(), "gone.pem: No such file"),
+        ("certificate-authority-data: AAAA".into(), identity.clone(), "config: holds no certificate"),
+    ];
+    for (cluster, user, expected) in bad {
+        let error = run(&cluster, &user).error().await;
         assert!(error.contains(expected), "{expected}: {error}");
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use balance::{Address, Policy, Zone, Zones};
-use discovery::sources::{ConsulSettings, DnsSettings, EtcdSettings, FileSettings, HttpSettings};
+use discovery::sources::{ConsulSettings, DnsSettings, EtcdSettings, FileSettings, HttpSettings, KubernetesSettings};
 use discovery::{Cidr, Merge};
 use proxy::{Bind, ConnectionIds, Draining, Networks, SendProxy, Unproven};
 
@@ -230,6 +230,8 @@ pub enum SourceKind {
     Consul(ConsulSettings),
     /// etcd.
     Etcd(EtcdSettings),
+    /// A Service of Kubernetes.
+    Kubernetes(KubernetesSettings),
 }
 
 /// How the backends of a service are checked.

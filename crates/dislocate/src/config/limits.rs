@@ -174,6 +174,9 @@ pub const CONSUL_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(10), S
 /// Patience with etcd, which gives up itself after five seconds.
 pub const ETCD_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(6), SOURCE_TIMEOUT_MIN, HOUR);
 
+/// Patience with an API server, which answers within a second, and after ten when it is in trouble.
+pub const KUBERNETES_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(10), SOURCE_TIMEOUT_MIN, HOUR);
+
 const SOURCE_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 
 /// The least time between two resolutions: records with a time of 0 are asked for once a second.

@@ -4,6 +4,7 @@
 //! as a whole is refused then. What the first pass took out looks like a key that was left out.
 
 mod health;
+mod kubernetes;
 mod listen;
 mod listener;
 mod node;

@@ -17,6 +17,7 @@ use super::super::limits::{
 use super::super::problem::{Code, Problem, Problems, quoted};
 use super::super::raw::{self, At, Field, Span, Texts};
 use super::super::units;
+use super::kubernetes::kubernetes;
 use super::udp::network;
 use super::{absolute_path, duration, name, zone};
 
@@ -55,6 +56,7 @@ fn source(raw: raw::Source, problems: &mut Problems) -> Vec<Source> {
         "dns" => dns(raw, problems).into_iter().map(|kind| (None, kind)).collect(),
         "http" => http(raw, problems).into_iter().map(|kind| (None, kind)).collect(),
         "consul" => consul(raw, problems),
+        "kubernetes" => kubernetes(raw, problems).into_iter().map(|kind| (None, kind)).collect(),
         _ => etcd(raw, problems).into_iter().map(|kind| (None, kind)).collect(),
     };
     let source = |(part, kind): (Option<String>, SourceKind)| Source {
@@ -80,11 +82,7 @@ fn dns(raw: raw::Source, problems: &mut Problems) -> Option<SourceKind> {
         let message = format!("`ttl_min` is {min} and `ttl_max` is {max}");
         problems.push(Problem::new(Code::Contradiction, span, message).help("let `ttl_min` be at most `ttl_max`"));
     }
-    let family = match raw.family.value() {
-        Some(word) if word == raw::FAMILIES[1] => Family::V4,
-        Some(word) if word == raw::FAMILIES[2] => Family::V6,
-        Some(_) | None => Family::Any,
-    };
+    let family = family(&raw.family);
     let timeout = duration("timeout", &raw.timeout, DNS_TIMEOUT, problems);
     let servers = raw.servers.0.map(|at| at.value).unwrap_or_default();
     let servers = servers.iter().filter_map(|at| problems.keep(server(at))).collect();
@@ -99,6 +97,15 @@ fn dns(raw: raw::Source, problems: &mut Problems) -> Option<SourceKind> {
     let settings = DnsSettings { port, servers, family, timeout, ttl_min, ttl_max, zone, ..DnsSettings::new(value) };
     problems.keep(checked(DnsSource::new(settings.clone()), span))?;
     Some(SourceKind::Dns(settings))
+}
+
+/// Which addresses are taken.
+pub fn family(field: &Field<String>) -> Family {
+    match field.value() {
+        Some(word) if word == raw::FAMILIES[1] => Family::V4,
+        Some(word) if word == raw::FAMILIES[2] => Family::V6,
+        Some(_) | None => Family::Any,
+    }
 }
 
 /// A DNS server, with the usual port where none is named.
@@ -203,7 +210,7 @@ fn access(raw: &raw::Source, problems: &mut Problems) -> Access {
     }
 }
 
-fn tls(raw: &raw::Source, problems: &mut Problems) -> TlsSettings {
+pub fn tls(raw: &raw::Source, problems: &mut Problems) -> TlsSettings {
     let cert_file = absolute_path("cert_file", raw.cert_file.clone(), problems);
     let key_file = absolute_path("key_file", raw.key_file.clone(), problems);
     let mut alone = |span: Option<Span>, key: &str, other: &str| {
@@ -223,12 +230,12 @@ fn tls(raw: &raw::Source, problems: &mut Problems) -> TlsSettings {
 }
 
 /// What a source says of its settings, as a problem at `span`.
-fn checked<T>(made: Result<T, SourceError>, span: Span) -> Result<(), Problem> {
+pub fn checked<T>(made: Result<T, SourceError>, span: Span) -> Result<(), Problem> {
     made.map(drop).map_err(|error| Problem::new(Code::InvalidValue, span, error.text()))
 }
 
 /// A text that goes into a question, or nothing when it is missing or was reported.
-fn text(field: Field<String>, problems: &mut Problems) -> Option<At<String>> {
+pub fn text(field: Field<String>, problems: &mut Problems) -> Option<At<String>> {
     let at = field.0?;
     if (1..=MAX_SOURCE_TEXT as usize).contains(&at.value.chars().count()) {
         return Some(at);
@@ -258,35 +265,39 @@ fn allowed(field: &Field<Texts>, problems: &mut Problems) -> Vec<Cidr> {
 
 /// Reports keys that another kind has.
 fn foreign_keys(raw: &raw::Source, kind: &str, kind_span: &Span, problems: &mut Problems) {
-    let keys: [(&str, Option<Span>, &[&str]); 19] = [
+    let keys: [(&str, Option<Span>, &[&str]); 23] = [
         ("path", raw.path.span(), &["file"]),
         ("name", raw.name.span(), &["dns"]),
-        ("port", raw.port.span(), &["dns"]),
+        ("port", raw.port.span(), &["dns", "kubernetes"]),
         ("servers", raw.servers.span(), &["dns"]),
-        ("family", raw.family.span(), &["dns"]),
+        ("family", raw.family.span(), &["dns", "kubernetes"]),
         ("ttl_min", raw.ttl_min.span(), &["dns"]),
         ("ttl_max", raw.ttl_max.span(), &["dns"]),
-        ("url", raw.url.span(), &["http", "consul"]),
+        ("url", raw.url.span(), &["http", "consul", "kubernetes"]),
         ("urls", raw.urls.span(), &["etcd"]),
-        ("service", raw.service.span(), &["consul"]),
+        ("service", raw.service.span(), &["consul", "kubernetes"]),
         ("datacenters", raw.datacenters.span(), &["consul"]),
         ("tags", raw.tags.span(), &["consul"]),
         ("consistency", raw.consistency.span(), &["consul"]),
+        ("namespace", raw.namespace.span(), &["kubernetes"]),
+        ("port_name", raw.port_name.span(), &["kubernetes"]),
+        ("kubeconfig", raw.kubeconfig.span(), &["kubernetes"]),
+        ("context", raw.context.span(), &["kubernetes"]),
         ("prefix", raw.prefix.span(), &["etcd"]),
-        ("token_file", raw.token_file.span(), &["consul", "etcd"]),
+        ("token_file", raw.token_file.span(), &["consul", "etcd", "kubernetes"]),
         ("username", raw.username.span(), &["etcd"]),
         ("password_file", raw.password_file.span(), &["etcd"]),
         ("interval", raw.interval.span(), &["file", "http"]),
-        ("timeout", raw.timeout.span(), &["dns", "http", "consul", "etcd"]),
+        ("timeout", raw.timeout.span(), NETWORK),
     ];
-    let of_http: &[&str] = &["http", "consul", "etcd"];
+    let of_http: &[&str] = &["http", "consul", "etcd", "kubernetes"];
     let more = [
         ("ca_file", raw.ca_file.span(), of_http),
         ("cert_file", raw.cert_file.span(), of_http),
         ("key_file", raw.key_file.span(), of_http),
         ("server_name", raw.server_name.span(), of_http),
-        ("zone", raw.zone.span(), &["dns", "consul"][..]),
-        ("allowed_cidrs", raw.allowed_cidrs.span(), &["dns", "http", "consul", "etcd"][..]),
+        ("zone", raw.zone.span(), &["dns", "consul", "kubernetes"][..]),
+        ("allowed_cidrs", raw.allowed_cidrs.span(), NETWORK),
     ];
     for (key, span, of) in keys.into_iter().chain(more) {
         let Some(span) = span.filter(|_| !of.contains(&kind)) else { continue };
@@ -301,3 +312,6 @@ fn foreign_keys(raw: &raw::Source, kind: &str, kind_span: &Span, problems: &mut 
         problems.push(problem.related(kind_span.clone(), "the kind"));
     }
 }
+
+/// The kinds that ask somebody over the network.
+const NETWORK: &[&str] = &["dns", "http", "consul", "etcd", "kubernetes"];

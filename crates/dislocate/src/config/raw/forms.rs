@@ -25,12 +25,12 @@ pub const SEND_PROXY_DATAGRAMS: [&str; 2] = ["first", "every"];
 pub const SERVER_ID_PATTERN: &str = "^([0-9A-Fa-f]{2}){1,15}$";
 
 /// The kinds of source.
-pub const SOURCES: [&str; 5] = ["file", "dns", "http", "consul", "etcd"];
+pub const SOURCES: [&str; 6] = ["file", "dns", "http", "consul", "etcd", "kubernetes"];
 
 /// How the words of several sources make one, the default first.
 pub const MERGES: [&str; 2] = ["union", "priority"];
 
-/// Which addresses a DNS source asks for, the default first.
+/// Which addresses a source asks for, the default first.
 pub const FAMILIES: [&str; 3] = ["any", "ipv4", "ipv6"];
 
 /// Which of Consul's servers may answer, the default first.
@@ -154,6 +154,7 @@ pub fn needs_of_sources() -> Value {
         of("http", &["url"]),
         of("consul", &["service"]),
         of("etcd", &["prefix"]),
+        of("kubernetes", &["service"]),
     ];
     needs.into()
 }

@@ -24,13 +24,13 @@ pub struct Source {
     pub path: Field<String>,
     /// With `dns`: the complete name. SRV records are asked for when it begins with `_`.
     pub name: Field<String>,
-    /// With `dns`: the port of the backends, where the records are addresses.
+    /// With `dns`: the port of the backends, where the records are addresses. With `kubernetes`: the port of the pods, by its number.
     #[schemars(range(min = 1))]
     pub port: Field<u16>,
     /// With `dns`: the servers, each an IP address with or without a port. Left out: those of the system.
     #[schemars(schema_with = "forms::words")]
     pub servers: Field<Vec<At<String>>>,
-    /// With `dns`: which addresses are asked for.
+    /// With `dns`: which addresses are asked for. With `kubernetes`: which are taken.
     #[schemars(schema_with = "forms::families")]
     pub family: Field<String>,
     /// With `dns`: the least time between two resolutions, whatever the records say.
@@ -39,12 +39,12 @@ pub struct Source {
     /// With `dns`: the longest time between two resolutions, whatever the records say.
     #[schemars(regex(pattern = DURATION_PATTERN), extend("default" = text(TTL_MAX.default)))]
     pub ttl_max: Field<String>,
-    /// With `http`: the page. With `consul`: the agent.
+    /// With `http`: the page. With `consul`: the agent. With `kubernetes`: the API server.
     pub url: Field<String>,
     /// With `etcd`: the members of the cluster.
     #[schemars(schema_with = "forms::words")]
     pub urls: Field<Vec<At<String>>>,
-    /// With `consul`: the name of the service there.
+    /// With `consul` and `kubernetes`: the name of the service there.
     #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
     pub service: Field<String>,
     /// With `consul`: the data centres to ask, each by itself. Left out: the agent's own.
@@ -56,10 +56,21 @@ pub struct Source {
     /// With `consul`: which servers may answer.
     #[schemars(schema_with = "forms::consistencies")]
     pub consistency: Field<String>,
+    /// With `kubernetes`: the namespace of the Service. Left out: that of the pod or of the context, or else `default`.
+    #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
+    pub namespace: Field<String>,
+    /// With `kubernetes`: the port of the pods, by its name.
+    #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
+    pub port_name: Field<String>,
+    /// With `kubernetes`: a kubeconfig file, by its absolute path. Left out, and without `url`: the cluster that this is a pod of.
+    pub kubeconfig: Field<String>,
+    /// With `kubeconfig`: the context. Left out: the file's current one.
+    #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
+    pub context: Field<String>,
     /// With `etcd`: what the keys begin with. It ends with `/`.
     #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
     pub prefix: Field<String>,
-    /// With `consul` and `etcd`: a file with the token, by its absolute path.
+    /// With `consul`, `etcd` and a `kubernetes` URL: a file with the token, by its absolute path.
     pub token_file: Field<String>,
     /// With `etcd`: the name of a user.
     #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
@@ -78,10 +89,10 @@ pub struct Source {
     /// With `http`: the time between two questions. With `file`: how often it is read even when no change was noticed.
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub interval: Field<String>,
-    /// With `dns`, `http`, `consul` and `etcd`: how long an answer may take.
+    /// With all but `file`: how long an answer may take.
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub timeout: Field<String>,
-    /// With `dns` and `consul`: where the backends are. Left out: in the node's zone, and with `datacenters` in the zone of that name.
+    /// With `dns` and `consul`: where the backends are. Left out: in the node's zone, and with `datacenters` in the zone of that name. With `kubernetes`: the data centre of the cluster, in which its zones are.
     #[schemars(regex(pattern = ZONE_PATTERN))]
     pub zone: Field<String>,
     /// With all but `file`: the networks that backends may be in. Left out: all but loopback, link-local and our own listeners.

@@ -57,6 +57,7 @@ fn good_documents_fit_both() {
             "source = [{ kind = \"dns\", name = \"_a._tcp.x\", servers = [\"10.0.0.1\"] }]\nmerge = \"priority\"",
         ),
         with(LISTEN, "source = [{ kind = \"consul\", service = \"x\", datacenters = [\"fra\", \"ams\"] }]"),
+        with(LISTEN, "source = [{ kind = \"kubernetes\", service = \"x\", namespace = \"y\", port_name = \"http\" }]"),
     ];
     for text in texts {
         assert!(fits(validator, &text), "the schema refuses a good document:\n{text}");
@@ -117,6 +118,8 @@ fn bad_documents_fit_neither() {
         with(LISTEN, "source = [{ kind = \"http\" }]"),
         with(LISTEN, "source = [{ kind = \"consul\", tags = [\"a\"] }]"),
         with(LISTEN, "source = [{ kind = \"etcd\" }]"),
+        with(LISTEN, "source = [{ kind = \"kubernetes\", namespace = \"x\" }]"),
+        with(LISTEN, "source = [{ kind = \"kubernetes\", service = \"x\", port_name = \"\" }]"),
         with(LISTEN, "source = [{ kind = \"mesh\" }]"),
         with(LISTEN, "source = [{ kind = \"consul\", service = \"\" }]"),
         with(LISTEN, "source = [{ kind = \"file\", path = \"/x\", max_endpoints = 0 }]"),

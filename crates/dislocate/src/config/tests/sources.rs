@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use discovery::sources::{
-    Access, Consistency, ConsulSettings, DnsSettings, EtcdSettings, Family, FileSettings, HttpSettings, TlsIdentity,
+    Access, Cluster, Consistency, ConsulSettings, DnsSettings, EtcdSettings, Family, FileSettings, HttpSettings,
+    KubernetesSettings, SlicePort, TlsIdentity, TlsSettings,
 };
 use discovery::{MAX_ENDPOINTS, Merge};
 
@@ -26,8 +27,7 @@ fn a_source_that_is_wrong_is_told_where_and_how() {
     // The mistake stands between the bars.
     let cases = [
         ("{ kind = |\"dsn\"|, name = \"x\" }", "unknown-value", "did you mean \"dns\""),
-        ("{ kind = |\"kubernetes\"| }", "not-built", "file, dns, http, consul, etcd"),
-        ("{ kind = |\"xds\"| }", "not-built", "consul"),
+        ("{ kind = |\"xds\"| }", "not-built", "file, dns, http, consul, etcd, kubernetes"),
         ("{ kind = |\"mesh\"| }", "not-built", "consul"),
         ("|{ path = \"/x\" }|", "missing-key", "`kind = …`"),
         ("|{ kind = \"file\" }|", "missing-key", "`path = …`"),
@@ -35,6 +35,34 @@ fn a_source_that_is_wrong_is_told_where_and_how() {
         ("|{ kind = \"http\" }|", "missing-key", "`url = …`"),
         ("|{ kind = \"consul\" }|", "missing-key", "`service = …`"),
         ("|{ kind = \"etcd\" }|", "missing-key", "`prefix = …`"),
+        ("|{ kind = \"kubernetes\" }|", "missing-key", "`service = …`"),
+        ("{ kind = \"kubernetes\", service = |\"Web\"| }", "invalid-value", ""),
+        ("{ kind = \"kubernetes\", service = |\"\"| }", "invalid-value", "1 to 1024"),
+        ("{ kind = \"kubernetes\", service = \"x\", namespace = |\"a/b\"| }", "invalid-value", ""),
+        (
+            "{ kind = \"kubernetes\", service = \"x\", port = 80, port_name = |\"http\"| }",
+            "contradiction",
+            "one of the two",
+        ),
+        ("{ kind = \"kubernetes\", service = \"x\", port = |0| }", "out-of-range", "1 to 65535"),
+        ("{ kind = \"kubernetes\", service = \"x\", context = |\"a\"| }", "contradiction", "add it"),
+        ("{ kind = \"kubernetes\", service = \"x\", kubeconfig = |\"~/.kube/config\"| }", "invalid-value", "absolute"),
+        (
+            "{ kind = \"kubernetes\", service = \"x\", kubeconfig = \"/x\", url = |\"https://x\"| }",
+            "contradiction",
+            "one of the two",
+        ),
+        ("{ kind = \"kubernetes\", service = \"x\", url = |\"10.0.0.1:6443\"| }", "invalid-value", ""),
+        ("{ kind = \"kubernetes\", service = \"x\", url = |\"http://x\"|, ca_file = \"/x\" }", "invalid-value", ""),
+        ("{ kind = \"kubernetes\", service = \"x\", token_file = |\"/x\"| }", "contradiction", "have their own"),
+        (
+            "{ kind = \"kubernetes\", service = \"x\", kubeconfig = \"/x\", ca_file = |\"/x\"| }",
+            "contradiction",
+            "have their own",
+        ),
+        ("{ kind = \"kubernetes\", service = \"x\", tags = |[\"a\"]| }", "contradiction", "`consul`"),
+        ("{ kind = \"kubernetes\", service = \"x\", interval = |\"1s\"| }", "contradiction", "`file`, `http`"),
+        ("{ kind = \"consul\", service = \"x\", namespace = |\"a\"| }", "contradiction", "`kubernetes`"),
         ("{ kind = \"file\", |paht| = \"/x\" }", "unknown-key", "did you mean `path`"),
         ("{ kind = \"file\", path = |\"x.json\"| }", "invalid-value", "absolute"),
         ("{ kind = \"file\", path = \"/x\", interval = |\"1ms\"| }", "out-of-range", "100ms to 1d"),
@@ -138,6 +166,8 @@ fn a_key_that_is_left_out_has_its_default() {
     assert_eq!(made("{ kind = \"http\", url = \"http://x/\" }"), SourceKind::Http(HttpSettings::new("http://x/")));
     assert_eq!(made("{ kind = \"consul\", service = \"x\" }"), SourceKind::Consul(ConsulSettings::new("x")));
     assert_eq!(made("{ kind = \"etcd\", prefix = \"/x/\" }"), SourceKind::Etcd(EtcdSettings::new("/x/")));
+    let kubernetes = SourceKind::Kubernetes(KubernetesSettings::new("x"));
+    assert_eq!(made("{ kind = \"kubernetes\", service = \"x\" }"), kubernetes);
     let file = source("{ kind = \"file\", path = \"/x\" }");
     assert_eq!((file.label.as_str(), file.max_endpoints), ("file", MAX_ENDPOINTS));
     let service = service("{ kind = \"file\", path = \"/x\" }");
@@ -200,13 +230,32 @@ fn every_value_is_taken_as_it_is_written() {
         urls = ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]
         username = "dislocate"
         password_file = "/etc/dislocate/etcd.password"
+        [[service.source]]
+        kind = "kubernetes"
+        service = "web"
+        namespace = "shop"
+        url = "https://10.0.0.1:6443"
+        token_file = "/etc/dislocate/kube.token"
+        ca_file = "/etc/dislocate/kube.pem"
+        server_name = "kubernetes"
+        port_name = "http"
+        family = "ipv6"
+        zone = "fra"
+        timeout = "4s"
+        [[service.source]]
+        kind = "kubernetes"
+        label = "other"
+        service = "web"
+        kubeconfig = "/etc/dislocate/kubeconfig"
+        context = "prod"
+        port = 8080
     "#;
     let config = good(text);
     assert_eq!(config.node.state_dir.as_deref(), Some("/var/lib/dislocate".as_ref()));
     let service = &config.services[0];
     assert_eq!((service.merge, service.orphan_ttl), (Merge::Priority, Duration::ZERO));
     let labels: Vec<&str> = service.sources.iter().map(|source| source.label.as_str()).collect();
-    assert_eq!(labels, ["by-hand", "dns", "http", "consul/fra", "consul/ams", "etcd"]);
+    assert_eq!(labels, ["by-hand", "dns", "http", "consul/fra", "consul/ams", "etcd", "kubernetes", "other"]);
     let file = FileSettings { poll: Duration::from_secs(5), ..FileSettings::new("/etc/dislocate/web.d") };
     assert_eq!((&service.sources[0].kind, service.sources[0].max_endpoints), (&SourceKind::File(file), 10));
     let dns = DnsSettings {
@@ -230,8 +279,30 @@ fn every_value_is_taken_as_it_is_written() {
     let SourceKind::Consul(consul) = &service.sources[3].kind else { panic!("the fourth is Consul's") };
     assert_eq!((consul.datacenter.as_deref(), &consul.zone), (Some("fra"), &balance::Zone::new("fra")));
     assert_eq!((&consul.tags[..], consul.consistency), (&["v2".to_owned(), "blue".to_owned()][..], Consistency::Stale));
-    let SourceKind::Etcd(etcd) = &service.sources[5].kind else { panic!("the last is etcd's") };
+    let SourceKind::Etcd(etcd) = &service.sources[5].kind else { panic!("the sixth is etcd's") };
     let password_file = "/etc/dislocate/etcd.password".into();
     assert_eq!(etcd.access, Access::Password { username: "dislocate".into(), password_file });
     assert_eq!(etcd.urls.len(), 2);
+    let tls = TlsSettings {
+        ca_file: Some("/etc/dislocate/kube.pem".into()),
+        server_name: Some("kubernetes".into()),
+        ..TlsSettings::default()
+    };
+    let token_file = Some("/etc/dislocate/kube.token".into());
+    let kubernetes = KubernetesSettings {
+        namespace: Some("shop".into()),
+        cluster: Cluster::Server { url: "https://10.0.0.1:6443".into(), tls, token_file },
+        port: SlicePort::Name("http".into()),
+        family: Family::V6,
+        zone: balance::Zone::new("fra"),
+        timeout: Duration::from_secs(4),
+        ..KubernetesSettings::new("web")
+    };
+    assert_eq!(service.sources[6].kind, SourceKind::Kubernetes(kubernetes));
+    let kubernetes = KubernetesSettings {
+        cluster: Cluster::File { path: "/etc/dislocate/kubeconfig".into(), context: Some("prod".into()) },
+        port: SlicePort::Number(8080),
+        ..KubernetesSettings::new("web")
+    };
+    assert_eq!(service.sources[7].kind, SourceKind::Kubernetes(kubernetes));
 }
