@@ -152,6 +152,10 @@ impl KubernetesSource {
                 if end == WatchEnd::Due {
                     continue;
                 }
+                // It was not in vain: trouble begins anew.
+                if run.has_heard {
+                    backoff = Backoff::default();
+                }
                 let lasted_ms = begun.elapsed().as_millis() as u64;
                 let pause = Duration::from_millis(backoff.next(lasted_ms, true, &mut run.rng));
                 tracing::debug!(service = self.settings.service, ?end, ?pause, "the watch of slices ended");

@@ -39,6 +39,8 @@ pub(super) struct Run<'a> {
     /// When to tell that endpoints are missing which nobody took away.
     missing_until: Option<Instant>,
     pub(super) rng: Rng,
+    /// Whether the latest watch told anything.
+    pub(super) has_heard: bool,
     /// What was reported last.
     left_out: Option<(usize, String)>,
 }
@@ -52,6 +54,7 @@ impl<'a> Run<'a> {
             version: String::new(),
             missing_until: None,
             rng: Rng::new(RandomState::new().hash_one(())),
+            has_heard: false,
             left_out: None,
         }
     }
@@ -93,6 +96,7 @@ impl<'a> Run<'a> {
 
     /// Watches for about as long as a watch may last, and tells what it hears.
     pub(super) async fn watch(&mut self, sink: &Sink) -> Result<WatchEnd, SourceError> {
+        self.has_heard = false;
         let begun = Instant::now();
         let lasts = Duration::from_millis(self.rng.jitter(self.settings().renew.as_millis() as u64, JITTER));
         // Time for the server to end it, and for that to arrive.
@@ -152,6 +156,7 @@ impl<'a> Run<'a> {
                 self.source.newest.fetch_max(now, Ordering::Relaxed);
             }
             self.version = version;
+            self.has_heard = true;
         }
         match (is_any, is_changed) {
             (_, true) => self.tell_news(sink).await?,
