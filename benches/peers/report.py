@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from loads import Load
 
 # Two runs of the same thing differ by this much on a shared machine.
 TIE = 0.10
+
+# Where the figures of this command begin.
+RESULTS = "<!-- results: made by benches/peers/run, do not edit below -->"
 
 # Where the part of the page begins that another command makes.
 SCENARIOS = "<!-- made by benches/scenarios/run, do not edit below -->"
@@ -41,6 +45,13 @@ class Results:
         both = [turn for turn in ours if turn in theirs and theirs[turn][name] > 0]
         return [ours[turn][name] / theirs[turn][name] for turn in both]
 
+    def of(self, loads: Collection[str]) -> Results:
+        """What there is of these loads."""
+        return Results(
+            {key: rounds for key, rounds in self.rounds.items() if key[0] in loads},
+            {key: lost for key, lost in self.lost.items() if key[0] in loads},
+        )
+
     def disturbance(self) -> str:
         """How much others took of the machine during the samples, as one line of a list."""
         shares = [sample["others"] for rounds in self.rounds.values() for sample in rounds.values()]
@@ -51,6 +62,17 @@ class Results:
             f"* other work took {statistics.median(shares):.0%} of the machine's processor time in the median sample,"
             f" and more than {TIE:.0%} in {loud} of {len(shares)}\n"
         )
+
+
+def page(before: str, text: str, parts: dict[str, str]) -> str:
+    """The whole page: its text, the parts that were measured, and of the page `before` the protocols that were not and
+    the scenarios."""
+    figures, mark, scenarios = before.partition(RESULTS)[2].partition(SCENARIOS)
+    kept = dict(re.findall(r"<!-- (tcp|udp) -->\n\n(.*?)\n(?=\n<!-- |\Z)", figures + "\n", re.DOTALL))
+    protocols = "".join(
+        f"\n<!-- {name} -->\n\n{part.strip()}\n" for name in ("tcp", "udp") if (part := parts.get(name, kept.get(name)))
+    )
+    return f"{text.partition(RESULTS)[0]}{RESULTS}\n{protocols}{mark and chr(10)}{mark}{scenarios}"
 
 
 def table(results: Results, load: Load, subjects: Sequence[str], base: str) -> str:

@@ -71,6 +71,13 @@ class Figures(unittest.TestCase):
         table = report.table(self.results, self.load, ["nginx", "dislocate"], "dislocate")
         self.assertIn("samples lost: 1", table)
 
+    def test_a_page_keeps_what_was_not_measured(self) -> None:
+        text = f"# Text\n\n{report.RESULTS}\n"
+        before = report.page("", text, {"tcp": "old tcp", "udp": "old udp\n\n| a |"}) + f"\n{report.SCENARIOS}\n\nscenarios\n"
+        after = report.page(before, text.replace("Text", "New text"), {"tcp": "new tcp"})
+        self.assertEqual(after, before.replace("old tcp", "new tcp").replace("# Text", "# New text"))
+        self.assertEqual(report.page(after, text, {}), before.replace("old tcp", "new tcp"))
+
     def test_a_goal_says_by_how_much_it_was_missed(self) -> None:
         goal = next(goal for goal in goals.GOALS if goal.text.startswith("Request"))
         self.assertEqual(goal.measure(self.results), 0.75)
