@@ -1,19 +1,21 @@
 //! Backends that are found in Kubernetes: what their conditions bring, and what a control plane on its worst day does
 //! not take away.
 
-use std::path::Path;
-
-use crate::harness::{Config, Kube, Named, TempDir, eventually, loopback, who};
+use crate::harness::{Config, Kube, Named, Proxy, TempDir, eventually, loopback, who};
 use crate::sources::{named_session, orphans, place, start, updates};
 
-/// A source that asks this API server with the token in a file, and may name loopback.
-fn slices(kube: &Kube, token: &Path) -> String {
-    format!(
+/// A proxy with a source that asks this API server with the token in the folder, and may name loopback.
+fn follow(kube: &Kube, config: &Config) -> (Proxy, TempDir) {
+    let folder = TempDir::new();
+    let token = folder.join("token");
+    place(&token, "t0ken");
+    let source = format!(
         "kind = \"kubernetes\"\nservice = \"web\"\nnamespace = \"shop\"\nurl = \"{}\"\ntoken_file = \"{}\"\n\
          allowed_cidrs = \"127.0.0.0/8\"",
         kube.url(),
         token.display()
-    )
+    );
+    (start(&config.clone().source(&source)), folder)
 }
 
 #[test]
@@ -21,10 +23,7 @@ fn endpoints_drain_move_and_vanish() {
     // given
     let (one, two) = (Named::start("one"), Named::start("two"));
     let kube = Kube::of(&[("a", one.address(), "ready"), ("b", two.address(), "ready")]);
-    let folder = TempDir::new();
-    let token = folder.join("token");
-    place(&token, "t0ken");
-    let proxy = start(&Config::to([]).source(&slices(&kube, &token)));
+    let (proxy, _folder) = follow(&kube, &Config::to([]));
     proxy.expect_backends([one.address(), two.address()]);
     assert_eq!(proxy.backend(one.address())["zone"], "eu-1a");
     let mut held = loop {
@@ -75,10 +74,7 @@ fn backends_outlive_the_control_plane() {
     // given
     let (one, two) = (Named::start("one"), Named::start("two"));
     let kube = Kube::of(&[("a", one.address(), "ready"), ("b", two.address(), "ready")]);
-    let folder = TempDir::new();
-    let token = folder.join("token");
-    place(&token, "t0ken");
-    let proxy = start(&Config::to([]).source(&slices(&kube, &token)));
+    let (proxy, folder) = follow(&kube, &Config::to([]));
     proxy.expect_backends([one.address(), two.address()]);
     proxy.expect_log("source failed");
 
@@ -99,7 +95,7 @@ fn backends_outlive_the_control_plane() {
     let error = proxy.source("kubernetes")["last_error"].to_string();
     assert!(error.contains("status 401: Unauthorized"), "{error}");
     assert_eq!((proxy.backends().len(), orphans(&proxy)), (2, 0.0));
-    place(&token, "n3w");
+    place(&folder.join("token"), "n3w");
     proxy.expect_source("kubernetes", "live");
     proxy.finish();
 }
@@ -111,10 +107,7 @@ fn a_cluster_that_forgot_is_listed_again_and_doubted() {
     let (first, second) = (one.address().to_owned(), two.address().to_owned());
     let both = [("a", &*first, "ready"), ("b", &*second, "ready")];
     let kube = Kube::of(&both);
-    let folder = TempDir::new();
-    let token = folder.join("token");
-    place(&token, "t0ken");
-    let proxy = start(&Config::to([]).source(&slices(&kube, &token)));
+    let (proxy, _folder) = follow(&kube, &Config::to([]));
     proxy.expect_backends([&*first, &*second]);
     proxy.expect_log("source failed");
     proxy.expect_trouble_with_backends();
@@ -155,12 +148,9 @@ fn slices_cannot_lead_clients_here_or_to_places_that_are_not_allowed() {
         ("c", "169.254.169.254:80", "ready"),
         ("d", "10.1.2.3:80", "ready"),
     ]);
-    let folder = TempDir::new();
-    let token = folder.join("token");
-    place(&token, "t0ken");
 
     // when
-    let proxy = start(&Config::to([]).listen(&own).source(&slices(&kube, &token)));
+    let (proxy, _folder) = follow(&kube, &Config::to([]).listen(&own));
 
     // then
     proxy.expect_backends([backend.address()]);

@@ -21,7 +21,7 @@ pub(crate) fn found(n: usize) -> Found {
     Found { id: format!("b{n}").into(), address, weight: 1, zone: None, priority: 0, reported: Reported::Ready }
 }
 
-fn endpoint(n: usize) -> Endpoint {
+pub(crate) fn endpoint(n: usize) -> Endpoint {
     Endpoint {
         address: address(n),
         weight: 1,

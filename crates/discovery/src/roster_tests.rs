@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::{Active, Address, BackendSet, Endpoint, Facts, Pick, Policy, Reader, Rng, Settings, Zone};
+use balance::{Active, Address, BackendSet, Pick, Policy, Reader, Rng, Settings};
 use proptest::prelude::*;
 
+use crate::merge_tests::{address, endpoint};
 use crate::probe::{Detail, Finding, Trouble};
 use crate::roster::{Agenda, Event, Roster};
 use crate::{HealthConfig, Probe, ServiceConfig};
@@ -15,19 +16,7 @@ const SUCCESS: Finding = Ok(Detail::Borrowed("fine"));
 const FAILURE: Finding = Err(Trouble::Theirs(Detail::Borrowed("refused")));
 const OURS: Finding = Err(Trouble::Ours(Detail::Borrowed("no descriptor")));
 
-fn address(n: usize) -> Address {
-    format!("10.0.{}.{}:80", n / 250, n % 250 + 1).parse().unwrap()
-}
-
 fn config(backends: impl IntoIterator<Item = usize>) -> ServiceConfig {
-    let endpoint = |n| Endpoint {
-        address: address(n),
-        weight: 1,
-        zone: Zone::default(),
-        priority: 0,
-        facts: Facts::default(),
-        server_id: None,
-    };
     ServiceConfig {
         settings: Settings { policy: Policy::LeastConn, ..Settings::new("web") },
         endpoints: backends.into_iter().map(endpoint).collect(),
