@@ -65,6 +65,9 @@ pub struct Sample {
 }
 
 impl Turns {
+    /// Up to this base round trip no answer comes too soon to be believed.
+    pub const BASE_IN_NOISE_US: u32 = 2 * BASE_NOISE_US as u32;
+
     /// The turns of a connection that was established at `now_us` with a backend whose base round trip is `base_us`
     /// (see [`Lease::base_us`](crate::Lease::base_us)). A flow of datagrams counts as established when its socket exists.
     pub fn new(now_us: u64, base_us: u32) -> Self {
@@ -309,5 +312,19 @@ mod tests {
         assert!(!turns.client_bytes(now_us + 300), "a stream has no turns");
         assert!(turns.client_bytes(now_us + 2_000_000), "after a pause there are turns again");
         assert_eq!(turns.server_bytes(now_us + 2_001_000), later(1_000));
+    }
+
+    #[test]
+    fn no_answer_is_too_soon_for_a_base_within_the_noise() {
+        // given
+        let mut turns = Turns::new(1_000, Turns::BASE_IN_NOISE_US);
+        for n in 1..=100 {
+            // when
+            turns.client_bytes(n * 2_000);
+            turns.server_bytes(n * 2_000 + 1);
+        }
+
+        // then
+        assert!(!turns.is_streaming());
     }
 }

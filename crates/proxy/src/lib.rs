@@ -8,6 +8,7 @@
 #![deny(unsafe_code)]
 
 mod accept;
+mod ask;
 mod bind;
 mod connect;
 mod flow;

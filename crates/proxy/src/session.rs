@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use balance::{Address, Backend, ConnectFailure, Lease, Pick, PickReason, SoFar, Turns, source_key};
 use rustix::io::Errno;
 
+use crate::ask;
 use crate::connect::{ConnectError, LocalFailure, connect};
 use crate::leg::Leg;
 use crate::limits::{Limit, Permit};
@@ -25,7 +26,6 @@ use crate::line::NoWait;
 use crate::listener::{Listener, ListenerSettings};
 use crate::record::{Peer, Reason, Record};
 use crate::relay::{Opening, Progress, Relay, Side};
-use crate::tcp_info::TcpInfo;
 use crate::worker::Worker;
 
 /// A session as its worker's registry sees it.
@@ -315,6 +315,7 @@ impl Session {
         let now_ms = self.worker.epoch().millis(now);
         if let Some(lease) = self.lease.borrow_mut().as_mut() {
             lease.connected(now_ms, took, &mut self.worker.rng());
+            ask::distance(&leg, lease);
             *self.turns.borrow_mut() = Turns::new(self.worker.epoch().micros(now), lease.base_us());
         }
         self.connect.set(Some(took));
@@ -394,7 +395,7 @@ impl Session {
         if let Some(lease) = self.lease.borrow().as_ref()
             && lease.backend().state().is_kernel_due(now_ms)
         {
-            ask_kernel(backend, lease.backend());
+            ask::for_metrics(backend, lease.backend());
         }
         let silent = Duration::from_millis(now_ms.saturating_sub(self.active_ms.get()));
         let (limit, reason) = match self.half_closed.get() {
@@ -438,16 +439,6 @@ impl Session {
             let (home, away) = (self.worker.zone(), lease.backend().zone());
             self.worker.cross_zone().add(home, away, received);
             self.worker.cross_zone().add(away, home, sent);
-        }
-    }
-
-    /// At the end of one in [`ASKED_OF`] sessions: what the kernel knows of the connection to the backend.
-    fn ask_at_end(&self) {
-        if let (Some(leg), Some(lease)) = (self.backend.get(), self.lease.borrow().as_ref())
-            && self.id.is_multiple_of(ASKED_OF)
-            && let Some(info) = ask_kernel(leg, lease.backend())
-        {
-            lease.backend().state().add_retransmits(info.retransmits);
         }
     }
 
@@ -535,7 +526,9 @@ impl Drop for Owner {
         let reason = session.reason.get().unwrap_or(Reason::Internal);
         let lasted = session.accepted.elapsed();
         session.report_bytes();
-        session.ask_at_end();
+        if let (Some(leg), Some(lease)) = (session.backend.get(), session.lease.borrow().as_ref()) {
+            ask::at_end(leg, lease.backend(), session.id);
+        }
         session.listener.stats(session.worker.index()).count_closed(reason, lasted);
         if let Some(sink) = session.worker.sink() {
             sink(session.record(lasted, reason));
@@ -572,19 +565,6 @@ enum Picked {
 
 /// The type of the record that every TLS connection begins with (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-
-/// Sessions of a worker, one of which is asked at its end: too few to cost anything, and chosen by nothing that has to
-/// do with how they went.
-const ASKED_OF: u64 = 64;
-
-/// Asks the kernel about a connection to `backend`, and keeps the round trips. For metrics only.
-fn ask_kernel(leg: &Leg, backend: &Backend) -> Option<TcpInfo> {
-    let info = leg.tcp_info()?;
-    if info.rtt_us > 0 {
-        backend.state().saw_kernel_rtt(info.rtt_us, info.min_rtt_us);
-    }
-    Some(info)
-}
 
 fn reason_of_limit(limit: Limit) -> Reason {
     match limit {
