@@ -36,7 +36,7 @@ pub use self::kube::Kube;
 pub use self::metrics::Metrics;
 pub use self::named::{Named, who, who_from};
 pub use self::netns::{Link, Netns};
-pub use self::process::{Server, succeeds};
+pub use self::process::{Server, iperf3, succeeds};
 pub use self::proxy::{Options, Proxy, run_to_exit};
 pub use self::registry::{Registry, list};
 pub use self::temp::TempDir;

@@ -6,10 +6,12 @@ use std::net::{SocketAddrV4, TcpListener};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::conn::Conn;
 use super::loopback;
 use super::temp::TempDir;
-use super::wait::within;
+use super::wait::{eventually, within};
 
 /// A server process of a test's own, killed with it.
 #[derive(Debug)]
@@ -87,6 +89,18 @@ pub fn succeeds(command: &mut Command) -> String {
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{command:?}: {status}\n{stdout}\n{stderr}");
     stdout.into_owned()
+}
+
+/// What iperf3 measured, run by `client` with what makes up a test. Its server takes one test at a time, and turns away who
+/// comes while it is busy with the last, which is no failure to the client.
+pub fn iperf3(client: impl Fn() -> Command) -> Value {
+    let mut result = Value::Null;
+    eventually("the server takes a test", || {
+        let output = client().arg("--json").output().unwrap();
+        result = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        output.status.success() && result["error"].is_null()
+    });
+    result
 }
 
 /// Open descriptors of a process by kind; listening sockets apart, since reloads add and remove those.

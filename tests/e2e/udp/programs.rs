@@ -3,9 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use serde_json::Value;
-
-use crate::harness::{Config, LONG, Proxy, Server, TempDir, eventually, loopback, needs_tools, path_of, succeeds};
+use crate::harness::{
+    Config, LONG, Proxy, Server, TempDir, eventually, iperf3, loopback, needs_tools, path_of, succeeds,
+};
 
 /// Questions of one run of dnsperf.
 const QUESTIONS: usize = 10_000;
@@ -137,21 +137,20 @@ fn iperf3_measures_no_loss_either_way() {
     let proxy = config.service("balance = \"source_hash\"").listen(&listen).more(&tcp).start();
 
     for direction in [&[][..], &["--reverse"], &["--bidir"]] {
-        // when: the server may still be busy with the last one
-        let mut said = String::new();
-        eventually("the server takes a test", || {
+        // when
+        let result = iperf3(|| {
             let mut client = Command::new("iperf3");
             client.args(["--client", &host, "--port", "5201"]);
             // Ten megabits a second in datagrams of a game's or a voice's size, into buffers for a busy machine.
-            client.args(["--udp", "--bitrate", "10M", "--length", "400", "--time", "2", "--window", "1M", "--json"]);
-            let output = client.args(direction).output().unwrap();
-            said = String::from_utf8_lossy(&output.stdout).into_owned();
-            output.status.success()
+            client
+                .args(["--udp", "--bitrate", "10M", "--length", "400", "--time", "2", "--window", "1M"])
+                .args(direction);
+            client
         });
 
         // then
-        let result: Value = serde_json::from_str(&said).unwrap();
         let sums = ["sum", "sum_bidir_reverse"].map(|sum| &result["end"][sum]);
+        assert!(sums[0].is_object(), "it is measured: {result}");
         for sum in sums.into_iter().filter(|sum| sum.is_object()) {
             let (packets, lost) = (sum["packets"].as_f64().unwrap(), sum["lost_packets"].as_f64().unwrap());
             println!("iperf3 {direction:?}: {lost} of {packets} lost, jitter {} ms", sum["jitter_ms"]);
