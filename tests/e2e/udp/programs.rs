@@ -158,7 +158,15 @@ fn iperf3_measures_no_loss_either_way() {
             assert_eq!(lost, 0.0, "nothing is lost {direction:?}: {sum}");
         }
     }
-    assert_eq!(proxy.metrics().sum("udp_dropped_datagrams_total"), 0.0);
+    // A server hears over TCP that the test ends and closes its socket, which may be before the client's last datagram is
+    // there. That one nobody waits for; everything else would be a fault.
+    let metrics = proxy.metrics();
+    let dropped = |reason: &str| metrics.sum(&format!("udp_dropped_datagrams_total{{reason=\"{reason}\"}}"));
+    let mut reasons = metrics.label_values("udp_dropped_datagrams_total", "reason");
+    reasons.retain(|reason| dropped(reason) > 0.0 && reason != "backend_refused");
+    assert!(reasons.is_empty(), "datagrams were dropped: {reasons:?}");
+    let late = dropped("backend_refused");
+    assert!(late <= 8.0, "two at most of each stream: {late}");
     drop(servers);
     proxy.expect_trouble_with_backends();
     proxy.finish();
