@@ -1,6 +1,6 @@
 //! Servers of datagrams in this process, which answer, keep silent or take their time, as the test says.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::datagrams::{Datagrams, LARGEST};
 use super::loopback;
+use super::wait::eventually;
 
 /// What asks a backend who it is and whom it sees; its answer is a [`Served`].
 const WHO: &[u8] = b"\0who";
@@ -130,7 +131,16 @@ impl DatagramBackend {
     }
 
     /// Ends as a process does: its socket is closed, and the kernel reports whoever still sends there.
+    ///
+    /// A program that another test starts at this moment may have the socket until it is executed.
     pub fn stop(&mut self) {
+        self.end();
+        if let Ok(address) = self.address.parse::<SocketAddr>() {
+            eventually("a backend's socket is gone", || is_refused(address));
+        }
+    }
+
+    fn end(&mut self) {
         let Some(Running { socket, stopping, reader }) = self.running.take() else { return };
         stopping.store(true, Ordering::Relaxed);
         socket.wake();
@@ -156,8 +166,18 @@ impl DatagramBackend {
 
 impl Drop for DatagramBackend {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
+}
+
+/// Whether the kernel says that nobody receives there.
+fn is_refused(address: SocketAddr) -> bool {
+    let socket = UdpSocket::bind((address.ip(), 0)).unwrap();
+    socket.connect(address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    // On loopback the answer of the kernel is there when the call returns.
+    let sent = socket.send(&[]);
+    sent.and_then(|_| socket.recv(&mut [0])).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
 /// Asks through `client` who serves it; panics when nobody answers.
