@@ -16,7 +16,7 @@ fn fits(validator: &jsonschema::Validator, text: &str) -> bool {
 
 /// Whether a report speaks of the shape, and not of what a text or several keys together mean.
 fn about_shape(report: &Report) -> bool {
-    let codes = ["unknown-key", "missing-key", "wrong-type", "unknown-value", "out-of-range", "not-built"];
+    let codes = ["unknown-key", "missing-key", "wrong-type", "unknown-value", "out-of-range"];
     report.problems().iter().any(|problem| codes.contains(&problem.code.as_str()))
 }
 
