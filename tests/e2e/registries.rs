@@ -1,5 +1,6 @@
 //! Services whose backends are found in real registries, which change, die and come back while clients are served.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -138,6 +139,59 @@ fn instances_of_a_real_consul_are_followed_and_outlive_its_loss_of_memory() {
     proxy.finish();
 }
 
+#[test]
+fn data_centres_of_a_real_consul_fail_and_return_each_by_itself() {
+    if !wants_tool("consul") {
+        return;
+    }
+    // given
+    let backends = ["one", "two", "three", "four", "five"].map(Named::start);
+    let [one, two, three, four, five] = &backends;
+    let near = Consul::of("near", &[]);
+    let mut far = Consul::of("far", &[format!("-retry-join-wan={}", near.host())]);
+    near.register(one);
+    far.register(two);
+    far.register(three);
+    // The one has heard of the other.
+    near.ctl(&["catalog", "services", "-datacenter=far"]);
+    let proxy = start(&format!(
+        "kind = \"consul\"\nservice = \"app\"\nurl = \"http://{}\"\ndatacenters = [\"near\", \"far\"]\ntimeout = \"5s\"",
+        near.address
+    ));
+    proxy.expect_backends([one, two, three].map(Named::address));
+    for (backend, zone) in [(one, "near"), (two, "far"), (three, "far")] {
+        let shown = proxy.backend(backend.address());
+        assert_eq!((&shown["zone"], &shown["source"]), (&zone.into(), &format!("consul/{zone}").into()));
+    }
+
+    // when: the servers of one data centre die
+    far.stop();
+    expect_nothing_lost(&proxy, "consul/far", &[one, two, three]);
+
+    // then: what changes in the other still acts
+    near.register(four);
+    proxy.expect_backends([one, two, three, four].map(Named::address));
+    near.deregister(one);
+    proxy.expect_backends([two, three, four].map(Named::address));
+    proxy.expect_source("consul/near", "live");
+    proxy.expect_source("consul/far", "failing");
+    let mut served = HashSet::new();
+    eventually("all of them serve", || {
+        served.insert(who(&proxy.main()));
+        served.len() == 3
+    });
+    assert!(!served.contains("one"));
+
+    // when, then: they return, and what changes there acts again
+    far.start_again();
+    far.register(five);
+    far.deregister(two);
+    within(PATIENCE * 2, "the source works again", || proxy.source("consul/far")["state"] == "live");
+    proxy.expect_backends([three, four, five].map(Named::address));
+    assert_eq!(orphans(&proxy), 0.0);
+    proxy.finish();
+}
+
 fn ip(backend: &Named) -> &str {
     backend.address().rsplit_once(':').unwrap().0
 }
@@ -240,27 +294,48 @@ impl Knot {
     }
 }
 
-/// An agent that is a cluster of its own, and keeps nothing on disk.
+/// An agent that is all the servers of a data centre.
 struct Consul {
     process: Option<Server>,
     address: String,
+    arguments: Vec<String>,
     folder: TempDir,
 }
 
 impl Consul {
+    /// One that keeps nothing on disk.
     fn start() -> Self {
+        Self::with(&["-dev".into()])
+    }
+
+    /// A data centre of this name, which knows after its return what it knew before.
+    fn of(name: &str, more: &[String]) -> Self {
+        let arguments = ["-server".into(), "-bootstrap-expect=1".into(), format!("-datacenter={name}")];
+        Self::with(&[&arguments, more].concat())
+    }
+
+    fn with(arguments: &[String]) -> Self {
         let (host, port) = Server::free_address();
-        let mut consul = Self { process: None, address: format!("{host}:{port}"), folder: TempDir::new() };
+        let (address, folder) = (format!("{host}:{port}"), TempDir::new());
+        let mut consul = Self { process: None, address, arguments: arguments.to_vec(), folder };
         consul.start_again();
         consul
+    }
+
+    fn host(&self) -> &str {
+        self.address.rsplit_once(':').unwrap().0
     }
 
     fn start_again(&mut self) {
         // The other ports are the usual ones, on an address that nobody else uses.
         let (host, port) = self.address.rsplit_once(':').unwrap();
         let mut command = Command::new(path_of("consul").expect("the test has asked for it"));
-        command.args(["agent", "-dev", &format!("-bind={host}"), &format!("-client={host}")]);
-        command.args([&format!("-http-port={port}"), "-dns-port=-1", "-grpc-port=-1"]);
+        command.arg("agent").args(&self.arguments);
+        command.args([&format!("-bind={host}"), &format!("-client={host}"), &format!("-http-port={port}")]);
+        command.args(["-dns-port=-1", "-grpc-port=-1", &format!("-node={host}")]);
+        if !self.arguments.contains(&"-dev".into()) {
+            command.arg("-data-dir").arg(self.folder.join("data"));
+        }
         self.process = Some(Server::start(&mut command, &self.address, &self.folder));
         // It has a leader then.
         self.ctl(&["catalog", "services"]);
@@ -274,6 +349,10 @@ impl Consul {
         let words = [("id", backend.address()), ("name", "app"), ("address", ip(backend)), ("port", port(backend))];
         let words = words.map(|(key, value)| format!("-{key}={value}"));
         self.ctl(&[&["services", "register"][..], &words.each_ref().map(String::as_str)].concat());
+    }
+
+    fn deregister(&self, backend: &Named) {
+        self.ctl(&["services", "deregister", &format!("-id={}", backend.address())]);
     }
 
     fn ctl(&self, arguments: &[&str]) -> String {
