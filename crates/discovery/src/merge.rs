@@ -164,7 +164,9 @@ impl Merger {
             self.feeds.extend(at.map(|at| old.swap_remove(at)));
         }
         for (gone, feed) in old {
-            self.dismissed.extend(feed.endpoints().map(|(_, endpoint)| endpoint.address.clone()));
+            if self.merge == Merge::Union {
+                self.dismissed.extend(feed.endpoints().map(|(_, endpoint)| endpoint.address.clone()));
+            }
             let owned = self.members.iter().filter(|member| member.owner == gone);
             self.dismissed.extend(owned.map(|member| member.endpoint.address.clone()));
         }
@@ -265,8 +267,7 @@ impl Merger {
 
     /// The members that follow those there are.
     fn look(&mut self, now_ms: u64, active: &dyn Fn(&Address) -> Active) -> Vec<Member> {
-        let mut announced = std::mem::take(&mut self.dismissed);
-        self.feeds.iter_mut().for_each(|(_, feed)| announced.extend(feed.take_withdrawn()));
+        let announced = self.take_announced();
         let in_force = self.in_force(&announced, now_ms, active);
         let wanted = self.wanted(in_force);
         let up_after = wanted.iter().filter(|member| is_up(member, active)).count();
@@ -298,6 +299,20 @@ impl Merger {
         left.iter().for_each(|member| self.damping.left(&member.endpoint.address, now_ms));
         self.damping.sweep(|address| contains(&wanted, address), now_ms);
         self.join(wanted, orphans, now_ms, active)
+    }
+
+    /// The addresses that were taken back since the last look, by those whose word that is: where one source counts, the
+    /// others cannot take its backends away.
+    fn take_announced(&mut self) -> HashSet<Address> {
+        let mut announced = std::mem::take(&mut self.dismissed);
+        let (merge, members) = (self.merge, &self.members);
+        for (id, feed) in &mut self.feeds {
+            let is_theirs = |address: &Address| {
+                merge == Merge::Union || find(members, address).is_some_and(|member| member.owner == *id)
+            };
+            announced.extend(feed.take_withdrawn().into_iter().filter(is_theirs));
+        }
+        announced
     }
 
     /// Puts those that are wanted and the orphans together, without those that are kept out, and sets the timer.

@@ -159,6 +159,32 @@ fn with_priorities_the_first_source_that_has_any_counts_and_there_is_no_gap_betw
 }
 
 #[test]
+fn with_priorities_nobody_but_its_own_source_can_take_an_orphan_back() {
+    let mut rig = Rig::new(Merge::Priority, 3);
+    let floor = rig.feeds[2];
+    rig.merger.dictate(floor, &[endpoint(0)], rig.now_ms);
+    rig.list(0, [0, 1]);
+    rig.list(1, [0, 1]);
+    rig.run(60_000);
+    rig.list(0, []);
+    rig.say(1, Event::Remove(ids([0])));
+    rig.run(1_000);
+    assert_eq!(rig.backends(), [0, 1], "by a source that does not count");
+    rig.merger.dictate(floor, &[endpoint(7)], rig.now_ms);
+    rig.run(1_000);
+    assert_eq!(rig.backends(), [0, 1], "by the operator, who changed what counts last");
+    rig.merger.arrange(&[rig.feeds[0], floor], rig.now_ms);
+    rig.run(1_000);
+    assert_eq!(rig.backends(), [0, 1], "with a source that did not count");
+    rig.say(0, Event::Remove(ids([0])));
+    rig.run(1_000);
+    assert_eq!(rig.backends(), [1], "by its own");
+    rig.merger.arrange(&[floor], rig.now_ms);
+    rig.run(1_000);
+    assert_eq!(rig.backends(), [7], "with its own source it goes");
+}
+
+#[test]
 fn what_breaks_off_or_is_too_long_changes_nothing() {
     let mut rig = Rig::with(0..5);
     rig.say(0, Event::Begin);
