@@ -8,7 +8,8 @@ use std::time::Duration;
 use balance::{Active, Address, Endpoint, Publisher, Reader, Rng};
 
 use crate::feed::Rules;
-use crate::merge::{FeedId, Merge, Merger, Settled, Standing};
+use crate::member::{Member, Standing};
+use crate::merge::{FeedId, Merge, Merger, Settled};
 use crate::probe::Finding;
 use crate::roster::{Agenda, Event as Turn, Job, Roster};
 use crate::snapshot::{Remembered, fingerprint};
@@ -278,7 +279,7 @@ impl Desk {
     }
 
     pub(crate) fn members(&self) -> Vec<MemberReport> {
-        let report = |member: &crate::merge::Member| MemberReport {
+        let report = |member: &Member| MemberReport {
             address: member.endpoint.address.clone(),
             source: self.owner(member.owner).map(|fed| Arc::clone(&fed.config.name)),
             orphan_until_ms: match member.standing {

@@ -28,6 +28,7 @@ mod desk;
 mod feed;
 mod guard;
 mod keeper;
+mod member;
 mod merge;
 #[cfg(test)]
 mod merge_tests;

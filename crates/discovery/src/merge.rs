@@ -16,13 +16,14 @@
 
 use std::collections::HashSet;
 
-use balance::{Active, Address, Availability, Endpoint, Facts};
+use balance::{Active, Address, Endpoint};
 
 use crate::Event;
 use crate::damping::Damping;
 use crate::debounce::Debounce;
 use crate::feed::{Change, Feed, Rules};
 use crate::guard::{Guard, Loss, Verdict};
+use crate::member::{Member, Standing, contains, find, is_up, orphans};
 
 /// How the words of several sources make one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,28 +72,6 @@ pub(crate) struct Merger {
     /// The source that is the operator's own word.
     floor: Option<FeedId>,
     is_accepted: bool,
-}
-
-/// A backend of the service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) owner: FeedId,
-    pub(crate) standing: Standing,
-}
-
-/// Why a backend is a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// A source in force reports it.
-    Reported,
-    /// None does any more, which is doubted.
-    Orphan {
-        /// Until then it needs no other reason.
-        until_ms: u64,
-        /// A probe has found nobody there.
-        is_dead: bool,
-    },
 }
 
 /// What is to be done after a look.
@@ -396,42 +375,4 @@ impl Merger {
     fn feed_mut(&mut self, id: FeedId) -> Option<&mut Feed> {
         self.feeds.iter_mut().find(|(known, _)| *known == id).map(|(_, feed)| feed)
     }
-}
-
-impl Member {
-    fn orphaned(self, until_ms: u64) -> Self {
-        Self { standing: Standing::Orphan { until_ms, is_dead: false }, ..self }
-    }
-
-    fn until_ms(&self) -> Option<u64> {
-        match self.standing {
-            Standing::Orphan { until_ms, .. } => Some(until_ms),
-            Standing::Reported => None,
-        }
-    }
-
-    fn is_over(&self, now_ms: u64) -> bool {
-        self.until_ms().is_some_and(|until_ms| until_ms <= now_ms)
-    }
-}
-
-/// Whether new sessions go there, by all that is known here.
-fn is_up(member: &Member, active: &dyn Fn(&Address) -> Active) -> bool {
-    let endpoint = &member.endpoint;
-    let facts = Facts { active: active(&endpoint.address), ..endpoint.facts };
-    let is_dead = matches!(member.standing, Standing::Orphan { is_dead: true, .. });
-    !is_dead && facts.availability(endpoint.weight) == Availability::Up
-}
-
-fn find<'m>(members: &'m [Member], address: &Address) -> Option<&'m Member> {
-    members.binary_search_by(|member| member.endpoint.address.cmp(address)).ok().map(|at| &members[at])
-}
-
-fn contains(members: &[Member], address: &Address) -> bool {
-    find(members, address).is_some()
-}
-
-fn orphans(members: &[Member]) -> Vec<Endpoint> {
-    let orphans = members.iter().filter(|member| member.standing != Standing::Reported);
-    orphans.map(|member| member.endpoint.clone()).collect()
 }

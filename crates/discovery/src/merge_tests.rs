@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use balance::{Active, Address, Endpoint, Facts, Reported, Zone};
 
 use crate::feed::Rules;
-use crate::merge::{FeedId, Merge, Merger, Standing};
+use crate::member::Standing;
+use crate::merge::{FeedId, Merge, Merger};
 use crate::reach::Reach;
 use crate::{Event, Found};
 
