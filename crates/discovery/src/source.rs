@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use balance::{Address, Reported, Zone};
 use tokio::sync::mpsc;
@@ -69,6 +70,7 @@ pub trait Source: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceError {
     text: Box<str>,
+    retry_after: Option<Duration>,
 }
 
 impl SourceError {
@@ -78,7 +80,17 @@ impl SourceError {
         let text = text.into();
         let end = text.floor_char_boundary(ERROR_MAX_BYTES);
         let printable = |c: char| if c.is_control() { ' ' } else { c };
-        Self { text: text[..end].chars().map(printable).collect() }
+        Self { text: text[..end].chars().map(printable).collect(), retry_after: None }
+    }
+
+    /// The same from a registry that asks to be left alone for so long, if it does.
+    pub fn with_retry_after(self, retry_after: Option<Duration>) -> Self {
+        Self { retry_after, ..self }
+    }
+
+    /// How long the registry asks to be left alone. Its word, so that it may be anything.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The text.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use balance::Rng;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, at_least};
 use crate::desk::Start;
 use crate::service::Service;
 use crate::{Sink, SourceError};
@@ -20,7 +20,8 @@ pub(crate) async fn supervise(service: Arc<Service>, start: Start, mut rng: Rng)
         let begun_ms = service.now_ms();
         let (error, was_good) = run(&service, &start).await;
         let now_ms = service.now_ms();
-        let pause = Duration::from_millis(backoff.next(now_ms.saturating_sub(begun_ms), was_good, &mut rng));
+        let pause_ms = backoff.next(now_ms.saturating_sub(begun_ms), was_good, &mut rng);
+        let pause = Duration::from_millis(at_least(pause_ms, error.retry_after(), &mut rng));
         let (source, is_news) = (&*start.name, service.with_desk(|desk| desk.failed(start.run, &error, now_ms)));
         if is_news {
             tracing::warn!(service = &*name, source, %error, ?pause, "source failed; what it said before stands");

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, RETRY_AFTER, USER_AGENT};
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Response, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -240,7 +241,16 @@ impl Reply {
         let words = words.ok().and_then(Result::ok).flatten().unwrap_or_default();
         let words = String::from_utf8_lossy(&words[..words.len().min(WORDS_MAX_BYTES)]).trim().to_owned();
         let words = if words.is_empty() { words } else { format!(": {words}") };
-        SourceError::new(format!("status {status}{hint}{words}"))
+        SourceError::new(format!("status {status}{hint}{words}")).with_retry_after(self.retry_after())
+    }
+
+    /// How long a server that is too busy asks to be left alone. *Source*: RFC 9110 section 10.2.3, of which dates are
+    /// not read: they ask for the same clock on both sides, and registries send seconds.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self.status() {
+            429 | 503 => self.header(&RETRY_AFTER)?.parse().ok().map(Duration::from_secs),
+            _ => None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use balance::{Active, Address, Ledger, Reported};
 use discovery::{
@@ -26,6 +27,8 @@ struct Script {
 enum Step {
     Say(Event),
     Fail(&'static str),
+    /// Fails, and asks for this pause.
+    FailFor(Duration),
     Panic,
 }
 
@@ -42,6 +45,7 @@ impl Source for Script {
                 match steps.recv().await {
                     Some(Step::Say(event)) => sink.send(event).await.expect("somebody listens"),
                     Some(Step::Fail(text)) => return SourceError::new(text),
+                    Some(Step::FailFor(pause)) => return SourceError::new("busy").with_retry_after(Some(pause)),
                     Some(Step::Panic) => panic!("a source with a bug"),
                     None => std::future::pending().await,
                 }
@@ -162,6 +166,18 @@ async fn a_source_that_fails_or_panics_is_started_again_and_what_it_said_stands(
         report(&services).updates,
         [(Update::Changed, 2), (Update::Unchanged, 0), (Update::Refused, 0), (Update::Failed, 2)]
     );
+}
+
+#[tokio::test]
+async fn a_registry_that_is_too_busy_is_left_alone_for_as_long_as_it_asks() {
+    let pen = Pen::new();
+    let mut services = services(&Ledger::new(1_000));
+    services.apply(vec![sourced(&[], None, vec![pen.source("one", "x")])]);
+    let asked = Duration::from_secs(2);
+    pen.step(Step::FailFor(asked));
+    let begun = Instant::now();
+    until(|| pen.runs() == 2).await;
+    assert!(begun.elapsed() >= asked, "the first pause is shorter by itself");
 }
 
 #[tokio::test]

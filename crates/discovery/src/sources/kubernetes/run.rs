@@ -247,11 +247,10 @@ async fn refused(reply: Reply) -> SourceError {
     if (300..400).contains(&status) {
         return reply.refusal().await;
     }
+    let retry_after = reply.retry_after();
     let body = within(WORDS_TIMEOUT, reply.whole(WORDS_MAX_BYTES)).await;
-    match body.ok().and_then(|body| slices::refusal(&body)) {
-        Some(words) => SourceError::new(format!("status {status}: {words}")),
-        None => SourceError::new(format!("status {status}")),
-    }
+    let words = body.ok().and_then(|body| slices::refusal(&body)).map(|words| format!(": {words}"));
+    SourceError::new(format!("status {status}{}", words.unwrap_or_default())).with_retry_after(retry_after)
 }
 
 fn too_old() -> SourceError {
