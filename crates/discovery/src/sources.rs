@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod http;
 mod kubernetes;
 mod lines;
+mod newest;
 mod records;
 mod secret;
 mod tell;

@@ -19,6 +19,7 @@ use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use balance::{Rng, Zone};
@@ -107,6 +108,8 @@ pub struct ConsulSource {
     server: Server,
     /// The question without an index.
     path: String,
+    /// The index of the latest answer, over all runs.
+    latest: AtomicU64,
 }
 
 impl ConsulSource {
@@ -124,18 +127,20 @@ impl ConsulSource {
             return Err(SourceError::new("the name of a service, a data centre or a tag is empty"));
         }
         let path = path(&settings, base.trim_end_matches('/'));
-        Ok(Self { settings, server, path })
+        Ok(Self { settings, server, path, latest: AtomicU64::new(0) })
     }
 
     async fn follow(&self, sink: &Sink) -> Result<Infallible, SourceError> {
         let begun = Instant::now();
         let mut rng = Rng::new(RandomState::new().hash_one(()));
-        let (mut cursor, mut pace, mut teller) = (Cursor::default(), Pace::new(), Teller::default());
+        let mut cursor = Cursor::after(self.latest.load(Ordering::Relaxed));
+        let (mut pace, mut teller) = (Pace::new(), Teller::default());
         let mut left_out = None;
         let client = self.server.client(&self.settings.tls).await?;
         loop {
             tokio::time::sleep(pace.pause(begun.elapsed())).await;
             let (instances, worth) = self.ask(&client, &mut cursor, &mut rng).await?;
+            self.latest.store(cursor.latest(), Ordering::Relaxed);
             if worth == Worth::WentBack {
                 tracing::info!(service = self.settings.service, "the index of Consul went back; asking anew");
                 continue;

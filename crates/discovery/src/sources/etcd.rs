@@ -8,7 +8,9 @@
 //!
 //! It speaks to the JSON gateway that is part of every etcd, over HTTP, so that no stack for gRPC is needed. A
 //! watch over a dead link is as silent as one with nothing to tell; therefore each ends after a minute and the next
-//! goes on where it stopped, which costs no list.
+//! goes on where it stopped, which costs no list. Of a cluster that was restored, a revision of before is in the future,
+//! and a watch from there is silent for ever: the revision at which a watch begins tells it. A list that is older than
+//! what was known is refused once, as a member may be behind.
 //!
 //! A deleted key leaves at once, since its owner said so. A key with a lease may as well have run out while etcd was
 //! out of its owner's reach: those leave as the rest of a list does, with the guard's consent.
@@ -37,6 +39,7 @@ use self::table::Table;
 use super::base64;
 use super::fetch::{Client, Question, Reply, Server, check_tls, within};
 use super::lines::Lines;
+use super::newest::Newest;
 use super::records::{self, ENDPOINTS_MAX};
 use super::secret;
 use super::tell::{Teller, ended, send_list};
@@ -108,6 +111,7 @@ pub struct EtcdSource {
     servers: Vec<(Server, String)>,
     /// The one to ask next.
     next: AtomicUsize,
+    newest: Newest,
 }
 
 impl EtcdSource {
@@ -130,19 +134,20 @@ impl EtcdSource {
             return Err(SourceError::new("no server is given"));
         }
         check_tls(&settings.tls, servers.iter().map(|(server, _)| server))?;
-        Ok(Self { settings, servers, next: AtomicUsize::new(0) })
+        Ok(Self { settings, servers, next: AtomicUsize::new(0), newest: Newest::default() })
     }
 
     async fn follow(&self, sink: &Sink) -> Result<Infallible, SourceError> {
         let next = self.next.fetch_add(1, Ordering::Relaxed) % self.servers.len();
         let (server, base) = &self.servers[next];
         let client = server.client(&self.settings.tls).await?;
-        let mut session = Session { settings: &self.settings, client, base, token: None };
+        let mut session = Session { settings: &self.settings, newest: &self.newest, client, base, token: None };
         session.authenticate().await?;
         let mut rng = Rng::new(RandomState::new().hash_one(()));
         let (mut table, mut teller) = (Table::default(), Teller::default());
         loop {
             session.read_all(&mut table).await?;
+            self.newest.check(table.revision())?;
             report_unreadable(&mut table);
             teller.tell(sink, table.list()).await?;
             while session.watch(&mut table, sink, &mut rng).await? == WatchEnd::Due {}
@@ -175,6 +180,7 @@ enum WatchEnd {
 /// One server, for one run.
 struct Session<'a> {
     settings: &'a EtcdSettings,
+    newest: &'a Newest,
     client: Client<'a>,
     base: &'a str,
     /// What was got for a password.
@@ -242,6 +248,10 @@ impl Session<'_> {
         if !said.created && !said.canceled {
             return Err(SourceError::new("a watch that does not begin at its beginning"));
         }
+        let (known, now) = (table.revision(), said.header.revision.0);
+        if said.created && !said.canceled && (1..known).contains(&now) {
+            return Err(SourceError::new(format!("etcd is at revision {now}, and {known} was known; asking again")));
+        }
         sink.send(Event::Alive).await?;
         loop {
             if said.canceled {
@@ -264,6 +274,7 @@ impl Session<'_> {
 
     async fn tell(&self, table: &mut Table, said: WatchReply, sink: &Sink) -> Result<(), SourceError> {
         let news = table.change(said.events.0)?;
+        self.newest.saw(table.revision());
         report_unreadable(table);
         for event in news.events {
             sink.send(event).await?;

@@ -102,6 +102,26 @@ async fn an_index_that_goes_back_is_asked_again_without_it() {
 }
 
 #[tokio::test]
+async fn a_run_that_begins_in_the_past_asks_again() {
+    let server = WebServer::start(in_turn(vec![
+        answer(900, &instances(&[80])),
+        Reply::page("500 Internal Server Error", "", "No cluster leader"),
+        // A server that has not heard of what came since.
+        answer(3, "[]"),
+        answer(900, &instances(&[80, 81])),
+    ]))
+    .await;
+    let source = Arc::new(ConsulSource::new(settings(&server)).unwrap());
+    let mut run = Run::again(&source);
+    assert_eq!(run.ids().await, ["ams/n1/web-80"]);
+    assert!(run.error().await.contains("No cluster leader"));
+    assert_eq!(Run::again(&source).ids().await, ["ams/n1/web-80", "ams/n1/web-81"]);
+    let asked = server.asked();
+    let indices: Vec<_> = asked[..4].iter().map(|asked| asked.parameter("index")).collect();
+    assert_eq!(indices, [None, Some("900"), None, None]);
+}
+
+#[tokio::test]
 async fn wakes_without_end_do_not_become_a_flood() {
     let index = AtomicUsize::new(1);
     let server = WebServer::start(move |_| answer(index.fetch_add(1, Ordering::Relaxed) as u64, "[]")).await;

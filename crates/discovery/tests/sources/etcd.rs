@@ -27,7 +27,7 @@ fn key(letter: char) -> String {
     base64(format!("/web/{letter}").as_bytes())
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let bits: String = bytes.iter().map(|b| format!("{b:08b}")).collect();
     let digit = |chunk: &[u8]| {
@@ -159,6 +159,31 @@ async fn after_a_compaction_all_keys_are_read_anew() {
     let starts: Vec<_> =
         asked(&server, WATCH).iter().map(|watch| watch["create_request"]["start_revision"].as_u64()).collect();
     assert_eq!(starts, [Some(12), Some(61), Some(81)]);
+}
+
+#[tokio::test]
+async fn a_revision_that_goes_back_is_refused_once() {
+    // A cluster that was restored from a backup, once noticed by a watch and once by a list.
+    let early = "{\"result\":{\"header\":{\"revision\":\"7\"},\"created\":true}}\n";
+    let later = events(&[put('b', 2, 40)]);
+    let ranges = [(11, 'a'), (7, 'c'), (7, 'c'), (8, 'd'), (8, 'd')].map(|(revision, letter)| {
+        let all = range(revision, &[kv(letter, 1, "")]);
+        Reply::ok(&all)
+    });
+    let watches = vec![watch(&[early]), Reply::page("200 OK", "", &format!("{}{later}", CREATED))];
+    let server = WebServer::start(in_turn(ranges.to_vec(), watches)).await;
+    let source = Arc::new(EtcdSource::new(settings(&server)).unwrap());
+    let mut run = Run::again(&source);
+    assert_eq!(run.ids().await, ["/web/a"]);
+    assert_eq!(run.error().await, "etcd is at revision 7, and 11 was known; asking again");
+    assert_eq!(Run::again(&source).error().await, "the list is of version 7, and 11 was known; asking again");
+    let mut run = Run::again(&source);
+    assert_eq!(run.ids().await, ["/web/c"], "who says it again is believed");
+    run.alive().await;
+    assert!(matches!(run.event().await, Event::Upsert(_)));
+    assert!(run.error().await.contains("ended the watch"));
+    assert_eq!(Run::again(&source).error().await, "the list is of version 8, and 40 was known; asking again");
+    assert_eq!(Run::again(&source).ids().await, ["/web/d"]);
 }
 
 #[tokio::test]

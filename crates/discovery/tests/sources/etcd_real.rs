@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use discovery::Event;
 use discovery::sources::{EtcdSettings, EtcdSource};
 
-use crate::support::{Run, Scratch, needs_tools};
+use crate::support::{Run, Scratch, loopback, needs_tools};
 
 struct Etcd {
     process: Child,
@@ -78,7 +78,7 @@ fn launch(folder: &Path, url: &str, peer: &str) -> Child {
 }
 
 fn free_url() -> String {
-    format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+    format!("http://{}", TcpListener::bind((loopback(), 0)).unwrap().local_addr().unwrap())
 }
 
 /// The next event that says more than that all is well.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,6 +39,10 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// These bytes, and nothing more; the connection stays.
     Hanging(Vec<u8>),
+    /// These bytes, and the connection is reset.
+    Reset(Vec<u8>),
+    /// These bytes, and then `piece` again and again, with a pause between two, for as long as anybody listens.
+    Endless { head: Vec<u8>, piece: Vec<u8>, pause: Duration },
 }
 
 impl Reply {
@@ -120,6 +125,18 @@ async fn serve(mut stream: TcpStream, answers: Arc<Mutex<Answers>>, noted: Arc<M
         Reply::Hanging(bytes) => {
             let _sent = stream.write_all(&bytes).await;
             let _left = stream.read(&mut [0; 16]).await;
+        }
+        Reply::Reset(bytes) => {
+            let _sent = stream.write_all(&bytes).await;
+            let _reset = stream.set_zero_linger();
+        }
+        Reply::Endless { head, piece, pause } => {
+            let mut sent = stream.write_all(&head).await;
+            while sent.is_ok() {
+                sent = stream.write_all(&piece).await;
+                // Time is what a slow server is about.
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 }

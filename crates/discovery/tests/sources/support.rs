@@ -1,8 +1,10 @@
 //! What every test needs: a run of a source, and waiting for what it says.
 
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use discovery::{Event, Found, Sink, Source, SourceError};
@@ -21,7 +23,7 @@ impl Run {
     }
 
     /// Another run of the same source.
-    pub fn again(source: &Arc<impl Source>) -> Self {
+    pub fn again(source: &Arc<impl Source + ?Sized>) -> Self {
         let (sink, events) = Sink::channel();
         let source = Arc::clone(source);
         Self { events, task: tokio::spawn(async move { source.run(&sink).await }) }
@@ -73,11 +75,16 @@ impl Run {
     }
 
     /// Why the run ended, which it does without another word but that it lives.
-    pub async fn error(mut self) -> String {
+    pub async fn error(self) -> String {
+        self.failure().await.text().to_owned()
+    }
+
+    /// As [`Run::error`], with all that is known of it.
+    pub async fn failure(mut self) -> SourceError {
         while let Some(event) = soon(self.events.recv()).await {
             assert_eq!(event, Event::Alive, "an error changes nothing");
         }
-        soon(&mut self.task).await.expect("it does not panic").text().to_owned()
+        soon(&mut self.task).await.expect("it does not panic")
     }
 }
 
@@ -116,6 +123,16 @@ impl Drop for Scratch {
         // What is left behind harms no other test.
         let _kept = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// An address of 127/8 that nothing else uses, so that its ports are ours.
+///
+/// The kernel gives ports of 127.0.0.1 to whoever binds next; a server that is to listen on one that was free a moment
+/// ago would find it taken by a test beside it.
+pub fn loopback() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 32 | (high & 31), low, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Whether the programs are there. Where the environment says CI, their absence is a failure.

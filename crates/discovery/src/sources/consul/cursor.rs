@@ -8,6 +8,8 @@ use crate::source::SourceError;
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
     index: u64,
+    /// The index of the latest answer of the run before, until there is one of this run.
+    before: u64,
 }
 
 /// What an answer with an index is worth.
@@ -21,6 +23,16 @@ pub(super) enum Worth {
 }
 
 impl Cursor {
+    /// That of a run after another, whose latest answer had this index.
+    pub(super) fn after(before: u64) -> Self {
+        Self { index: 0, before }
+    }
+
+    /// The index of the latest answer, of whichever run.
+    pub(super) fn latest(&self) -> u64 {
+        self.index.max(self.before)
+    }
+
     /// The index to wait from. None asks for the state now.
     pub(super) fn index(&self) -> Option<u64> {
         (self.index > 0).then_some(self.index)
@@ -34,7 +46,9 @@ impl Cursor {
         let said = said.ok_or_else(|| SourceError::new("the answer has no X-Consul-Index"))?;
         // With 0 a question would not wait, and the loop would spin.
         let said = said.max(1);
-        if said < self.index {
+        let latest = self.latest();
+        self.before = 0;
+        if said < latest {
             self.index = 0;
             return Ok(Worth::WentBack);
         }
@@ -94,6 +108,16 @@ mod tests {
         for (header, worth, next) in said {
             assert_eq!((cursor.answered(Some(header)), cursor.index()), (Ok(worth), next), "{header}");
         }
+    }
+
+    #[test]
+    fn a_run_begins_without_an_index_and_knows_that_of_the_last() {
+        let mut cursor = Cursor::after(9);
+        assert_eq!((cursor.index(), cursor.answered(Some("8"))), (None, Ok(Worth::WentBack)));
+        assert_eq!((cursor.index(), cursor.answered(Some("8"))), (None, Ok(Worth::Good)), "it says so again");
+        let mut cursor = Cursor::after(9);
+        assert_eq!((cursor.answered(Some("9")), cursor.index(), cursor.latest()), (Ok(Worth::Good), Some(9), 9));
+        assert_eq!(Cursor::after(9).latest(), 9, "a run that heard nothing changes nothing");
     }
 
     #[test]

@@ -30,7 +30,8 @@ pub(super) struct RangeReply {
     pub(super) more: bool,
 }
 
-#[derive(Debug, Deserialize)]
+/// Where the server is. In a line of a watch it may be left out.
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct Header {
     #[serde(default)]
     pub(super) revision: Int,
@@ -65,6 +66,8 @@ pub(super) struct WatchCreate {
 /// One line of a watch.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct WatchReply {
+    #[serde(default)]
+    pub(super) header: Header,
     #[serde(default)]
     pub(super) created: bool,
     #[serde(default)]

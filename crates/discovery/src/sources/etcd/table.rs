@@ -35,6 +35,11 @@ pub(super) struct News {
 }
 
 impl Table {
+    /// The revision up to which the keys are known.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
     /// The revision from which to watch.
     pub(super) fn next_revision(&self) -> u64 {
         self.revision.saturating_add(1)

@@ -1,7 +1,6 @@
 //! One run of a source: lists, watches, and what they tell.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use balance::Rng;
@@ -153,7 +152,7 @@ impl<'a> Run<'a> {
                 if now < before {
                     return Ok(false);
                 }
-                self.source.newest.fetch_max(now, Ordering::Relaxed);
+                self.source.newest.saw(now);
             }
             self.version = version;
             self.has_heard = true;
