@@ -1,6 +1,7 @@
 //! Endpoints from a name server that gives every answer one has been seen to give.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use discovery::sources::{DnsSettings, DnsSource, Family};
@@ -219,6 +220,49 @@ async fn a_cut_answer_is_asked_for_over_tcp() {
         server.change(move |asked| if asked.tcp { over_tcp(asked) } else { vec![asked.cut()] });
         let error = run("web", &server).error().await;
         assert!(error.contains(expected), "{expected}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn half_an_answer_over_tcp_is_none_however_long_one_waits() {
+    let server = NameServer::start(|asked| vec![asked.cut()]).await;
+    let whole = [&[0u8, 60][..], &[0; 12]].concat();
+    for said in [&[][..], &[0], &[0, 60], &whole, &[0xff, 0xff], &[0, 0], &[0, 1, 0]] {
+        server.says_over_tcp(said);
+        let settings = DnsSettings { timeout: Duration::from_secs(1), ..settings("web", &[server.address]) };
+        let error = Run::of(DnsSource::new(settings).unwrap()).error().await;
+        assert!(error.contains("A of web"), "{said:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_an_error_and_its_return_a_whole_list() {
+    let server = NameServer::start(addresses(&[[10, 0, 0, 1], [10, 0, 0, 2]])).await;
+    let address = server.address;
+    let source = Arc::new(DnsSource::new(settings("web", &[address])).unwrap());
+    let mut run = Run::again(&source);
+    assert_eq!(run.ids().await, ["10.0.0.1:80", "10.0.0.2:80"]);
+    drop(server);
+    let error = run.error().await;
+    assert!(error.contains("A of web; 127.0.0.1") && error.contains("refused"), "{error}");
+    assert!(Run::again(&source).error().await.contains("refused"));
+    let other = NameServer::start(addresses(&[[10, 0, 0, 3]])).await;
+    let mut run = Run::again(&Arc::new(DnsSource::new(settings("web", &[address, other.address])).unwrap()));
+    assert_eq!(run.ids().await, ["10.0.0.3:80"]);
+}
+
+#[tokio::test]
+async fn answers_that_flap_are_told_each_as_it_is() {
+    let mut n = 0;
+    let server = NameServer::start(move |asked| {
+        n += 1;
+        let records: Vec<_> = (0..n % 3).map(|k| Record::a(&asked.name, [10, 0, 0, k])).collect();
+        vec![asked.answer(&records)]
+    })
+    .await;
+    let mut run = run("web", &server);
+    for expected in [1, 2, 0, 1, 2, 0] {
+        assert_eq!(run.list().await.len(), expected);
     }
 }
 

@@ -116,6 +116,8 @@ pub struct NameServer {
     pub address: SocketAddr,
     answers: Arc<Mutex<Answers>>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    /// What is said over TCP in place of an answer, after which the connection stays open.
+    over_tcp: Arc<Mutex<Option<Vec<u8>>>>,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
@@ -132,14 +134,20 @@ impl NameServer {
         let answers: Arc<Mutex<Answers>> = Arc::new(Mutex::new(Box::new(answers)));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let over_udp = tokio::spawn(serve_udp(udp, Arc::clone(&answers), Arc::clone(&asked)));
-        let over_tcp = tokio::spawn(serve_tcp(tcp, Arc::clone(&answers), Arc::clone(&asked)));
-        let _tasks = [AbortOnDropHandle::new(over_udp), AbortOnDropHandle::new(over_tcp)];
-        Self { address, answers, asked, _tasks }
+        let over_tcp = Arc::new(Mutex::new(None));
+        let serving = serve_tcp(tcp, Arc::clone(&answers), Arc::clone(&asked), Arc::clone(&over_tcp));
+        let _tasks = [over_udp, tokio::spawn(serving)].map(AbortOnDropHandle::new);
+        Self { address, answers, asked, over_tcp, _tasks }
     }
 
     /// Answers in another way from now on.
     pub fn change(&self, answers: impl FnMut(&Asked) -> Vec<Vec<u8>> + Send + 'static) {
         *self.answers.lock().expect("no answer panics") = Box::new(answers);
+    }
+
+    /// Says these bytes over TCP from now on, and then nothing.
+    pub fn says_over_tcp(&self, bytes: &[u8]) {
+        *self.over_tcp.lock().expect("no answer panics") = Some(bytes.to_vec());
     }
 
     /// The questions so far.
@@ -165,12 +173,23 @@ async fn serve_udp(socket: UdpSocket, answers: Arc<Mutex<Answers>>, asked: Arc<M
     }
 }
 
-async fn serve_tcp(listener: TcpListener, answers: Arc<Mutex<Answers>>, asked: Arc<Mutex<Vec<Asked>>>) {
+async fn serve_tcp(
+    listener: TcpListener,
+    answers: Arc<Mutex<Answers>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    instead: Arc<Mutex<Option<Vec<u8>>>>,
+) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else { continue };
         let Ok(length) = stream.read_u16().await else { continue };
         let mut message = vec![0; usize::from(length)];
         if stream.read_exact(&mut message).await.is_err() {
+            continue;
+        }
+        let said = instead.lock().expect("no answer panics").clone();
+        if let Some(said) = said {
+            let _sent = stream.write_all(&said).await;
+            let _left = stream.read(&mut [0; 16]).await;
             continue;
         }
         for message in answer(&message, true, &answers, &asked) {

@@ -142,3 +142,63 @@ async fn what_is_no_list_is_an_error_and_changes_nothing() {
     }
     assert!(watched(&folder.join("missing").join("web.json")).error().await.contains("No such file"));
 }
+
+#[tokio::test]
+async fn nothing_but_a_list_in_a_plain_file_is_taken_for_one() {
+    let folder = Scratch::new("hostile");
+    let path = folder.join("web.json");
+    let crowd = folder.join("crowd");
+    fs::create_dir(&crowd).unwrap();
+    (0..=10_000).for_each(|n| fs::write(crowd.join(n.to_string()), "").unwrap());
+    let wrong = ["null", "1", "\"text\"", "[]", "{}", "{\"endpoints\": {}}", "{\"endpoints\": [1]}", "\u{feff}{}"];
+    let deep = ["[", "{\"endpoints\":["].map(|open| open.repeat(100_000));
+    let huge = format!("{{\"endpoints\": [{{\"address\": \"{}\"}}]}}", "1".repeat(1 << 20));
+    let texts = wrong.iter().map(ToString::to_string).chain(deep).chain([huge]);
+    let mut days: Vec<(String, Box<dyn Fn()>)> = Vec::new();
+    for text in texts {
+        let path = path.clone();
+        days.push((text[..text.len().min(30)].to_owned(), Box::new(move || put(&path, &text))));
+    }
+    let path_of = |_: ()| path.clone();
+    let (at, loops) = (path_of(()), folder.join("loop"));
+    days.push((
+        "links in a circle".into(),
+        Box::new(move || {
+            let _gone = fs::remove_file(&loops);
+            symlink(&loops, &loops).unwrap();
+            link(&at, &loops);
+        }),
+    ));
+    let (at, pipe) = (path_of(()), folder.join("pipe"));
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    days.push(("a pipe that nobody writes to".into(), Box::new(move || link(&at, &pipe))));
+    let at = path_of(());
+    days.push(("a folder of ten thousand others".into(), Box::new(move || link(&at, &crowd))));
+
+    for (n, (day, spoil)) in days.iter().enumerate() {
+        // At the beginning of a run and in the middle of one.
+        spoil();
+        assert!(!watched(&path).error().await.is_empty(), "{day}");
+        let good = [format!("10.0.{n}.1:80")];
+        put(&path, &json(&[&good[0]]));
+        let mut run = watched(&path);
+        assert_eq!(run.ids().await, good, "{day}: what was before is not in the list");
+        spoil();
+        let error = run.error().await;
+        assert!(!error.is_empty() && error.len() <= discovery::ERROR_MAX_BYTES, "{day}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_flaps_is_told_as_it_was_last() {
+    let folder = Scratch::new("flaps");
+    let path = folder.join("web.json");
+    put(&path, &json(&["10.0.0.1:80"]));
+    let mut run = watched(&path);
+    assert_eq!(run.ids().await, ["10.0.0.1:80"]);
+    for n in 0..200 {
+        put(&path, &json(if n % 2 == 0 { &[] } else { &["10.0.0.1:80", "10.0.0.2:80"] }));
+    }
+    put(&path, &json(&["10.0.0.9:80"]));
+    while run.ids().await != ["10.0.0.9:80"] {}
+}

@@ -2,6 +2,7 @@
 //! ones.
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod consul;
 mod dns;
 mod dns_server;
@@ -13,5 +14,7 @@ mod http_server;
 mod knot;
 mod kube_server;
 mod kubernetes;
+mod pod;
 mod support;
 mod tls;
+mod worst_days;

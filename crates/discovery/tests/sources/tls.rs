@@ -2,89 +2,23 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use discovery::sources::{Cluster, KubernetesSettings, KubernetesSource};
 use discovery::sources::{ConsulSettings, ConsulSource, EtcdSettings, EtcdSource};
-use discovery::sources::{HttpSettings, HttpSource, TlsIdentity, TlsSettings};
+use discovery::sources::{HttpSettings, HttpSource, TlsSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::crypto::ring::default_provider;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::certificates::Certificates;
 use crate::http_server::{Reply, WebServer};
-use crate::support::{PATIENCE, Run, Scratch, needs_tools};
+use crate::support::{PATIENCE, Run, needs_tools};
 
 const PAGE: &str = r#"{"endpoints": [{"address": "10.0.0.1:80"}]}"#;
-
-/// Authorities and certificates, made by the `openssl` program.
-struct Certificates(Scratch);
-
-impl Certificates {
-    fn new(name: &str) -> Self {
-        let all = Self(Scratch::new(name));
-        all.authority("ca");
-        all.authority("other");
-        all.certificate("server", "subjectAltName=IP:127.0.0.1,DNS:registry.example");
-        all.certificate("client", "subjectAltName=DNS:us");
-        all
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output =
-            Command::new("openssl").args(arguments.split(' ')).current_dir(&self.0.0).output().expect("it runs");
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-
-    fn authority(&self, name: &str) {
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        self.openssl(&format!("req -x509 {key} -keyout {name}.key -out {name}.pem -subj /CN={name} -days 2"));
-    }
-
-    fn certificate(&self, name: &str, extension: &str) {
-        fs::write(self.file("extension"), extension).unwrap();
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        self.openssl(&format!("req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-        let by = "-CA ca.pem -CAkey ca.key -CAcreateserial -extfile extension";
-        self.openssl(&format!("x509 -req -in {name}.csr {by} -out {name}.pem -days 2"));
-    }
-
-    fn acceptor(&self, asks_who: bool) -> TlsAcceptor {
-        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().unwrap();
-        let chain = vec![CertificateDer::from_pem_file(self.file("server.pem")).unwrap()];
-        let key = PrivateKeyDer::from_pem_file(self.file("server.key")).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.file("ca.pem")).unwrap()).unwrap();
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(default_provider()));
-        let builder = match asks_who {
-            true => builder.with_client_cert_verifier(verifier.build().unwrap()),
-            false => builder.with_no_client_auth(),
-        };
-        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
-    }
-
-    fn settings(&self) -> TlsSettings {
-        TlsSettings { ca_file: Some(self.file("ca.pem")), ..TlsSettings::default() }
-    }
-
-    fn identity(&self, cert: &str, key: &str) -> TlsSettings {
-        let identity = TlsIdentity { cert_file: self.file(cert), key_file: self.file(key) };
-        TlsSettings { identity: Some(identity), ..self.settings() }
-    }
-}
 
 /// Serves the page over TLS.
 async fn serve(acceptor: TlsAcceptor) -> (SocketAddr, AbortOnDropHandle<()>) {
@@ -143,6 +77,22 @@ async fn a_server_is_known_by_its_authority_and_its_name() {
         let error = run(address, tls).error().await;
         assert!(error.contains(expected), "{expected}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_certificate_whose_time_is_over_is_an_error() {
+    if !needs_tools(&["openssl"]) {
+        return;
+    }
+    let all = Certificates::new("tls-expired");
+    let (address, _serving) = serve(all.acceptor(false)).await;
+    let mut run = self::run(address, all.settings());
+    assert_eq!(run.ids().await, ["10.0.0.1:80"]);
+    all.certificate("server", "subjectAltName=IP:127.0.0.1");
+    all.sign("server", -1);
+    let (address, _serving) = serve(all.acceptor(false)).await;
+    let error = self::run(address, all.settings()).error().await;
+    assert!(error.contains("invalid peer certificate: Expired"), "{error}");
 }
 
 #[tokio::test]
