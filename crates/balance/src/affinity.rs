@@ -79,7 +79,7 @@ impl BackendSet {
     fn ignores_health(&self, at: usize, now_ms: u64) -> bool {
         self.review().refresh(self, now_ms);
         match self.review().scope() {
-            Scope::Calm { .. } => false,
+            Scope::Reported { .. } | Scope::Calm { .. } => false,
             Scope::Panic { level } => self.levels()[level].range.contains(&at),
             Scope::Desperate => true,
         }

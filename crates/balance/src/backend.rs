@@ -77,6 +77,16 @@ impl Backend {
         }
     }
 
+    /// Whether no source names it any more.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.endpoint.facts.is_orphan
+    }
+
+    /// Whether a failure means that it is gone: its source says so already, and nobody listens where it was.
+    pub(crate) fn is_gone_by(&self, failure: ConnectFailure) -> bool {
+        self.is_orphan() && failure == ConnectFailure::Refused
+    }
+
     pub(crate) fn availability(&self) -> Availability {
         self.availability
     }
@@ -435,6 +445,17 @@ impl BackendState {
         self.record(now_ms, Evidence::Connect, Outcome::Failure, on_trial, rng)
     }
 
+    /// As [`failed`](Self::failed), where one failure is enough.
+    pub(crate) fn failed_for_good(&self, now_ms: u64, failure: ConnectFailure, rng: &mut Rng) -> bool {
+        self.failures[failure as usize].fetch_add(1, Relaxed);
+        let mut passive = self.passive();
+        if self.gate(now_ms) == Gate::Shut {
+            return false;
+        }
+        let verdict = passive.record_trial(now_ms, Evidence::Connect, Outcome::Failure, rng);
+        self.apply(&passive, verdict, now_ms)
+    }
+
     /// Notes an answer; `true` when that readmitted the backend.
     pub(crate) fn answered(&self, now_ms: u64, on_trial: bool) -> bool {
         self.succeeded(now_ms, Evidence::Answer, on_trial)
@@ -472,6 +493,11 @@ impl BackendState {
             false if is_out => Verdict::Keep,
             false => passive.record(now_ms, of, outcome, rng),
         };
+        self.apply(&passive, verdict, now_ms)
+    }
+
+    /// Returns whether it was an ejection.
+    fn apply(&self, passive: &Passive, verdict: Verdict, now_ms: u64) -> bool {
         self.settled.store(passive.is_clean(), Relaxed);
         self.line.set_failure(passive.ratio(now_ms), now_ms);
         match verdict {

@@ -57,6 +57,9 @@ pub struct Facts {
     pub reported: Reported,
     /// The health check's word.
     pub active: Active,
+    /// No source names it any more, which is doubted. It serves while it answers; it is gone with the first connection
+    /// that it refuses, and a session that another backend has failed is not sent to it.
+    pub is_orphan: bool,
 }
 
 /// What the facts allow.
@@ -101,7 +104,7 @@ mod tests {
             (Administrative::Enabled, Reported::Ready, Active::Up, 0, Draining),
         ];
         for (administrative, reported, active, weight, expected) in cases {
-            let facts = Facts { administrative, reported, active };
+            let facts = Facts { administrative, reported, active, is_orphan: false };
             assert_eq!(facts.availability(weight), expected, "{facts:?}, weight {weight}");
         }
     }

@@ -285,7 +285,7 @@ fn a_trial_that_is_let_go_before_it_said_anything_decides_nothing() {
 }
 
 fn facts(administrative: Administrative, reported: Reported, active: Active) -> Facts {
-    Facts { administrative, reported, active }
+    Facts { administrative, reported, active, is_orphan: false }
 }
 
 #[test]

@@ -199,7 +199,11 @@ impl Lease {
 
     /// The connection failed by the backend's doing. Returns whether that ejected the backend, for the log.
     pub(crate) fn failed(mut self, now_ms: u64, failure: ConnectFailure, rng: &mut Rng) -> bool {
-        self.backend.state().failed(now_ms, failure, std::mem::take(&mut self.on_trial), rng)
+        let on_trial = std::mem::take(&mut self.on_trial);
+        match self.backend.is_gone_by(failure) {
+            true => self.backend.state().failed_for_good(now_ms, failure, rng),
+            false => self.backend.state().failed(now_ms, failure, on_trial, rng),
+        }
     }
 
     pub(crate) fn blame(&mut self, now_ms: u64, rng: &mut Rng) -> bool {

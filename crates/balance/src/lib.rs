@@ -61,6 +61,8 @@ mod latency_tests;
 mod lease;
 mod ledger;
 mod live;
+#[cfg(test)]
+mod orphan_tests;
 mod passive;
 mod pick;
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub enum Admission {
     PanickingZone,
     /// It has as many sessions as it may have.
     Full,
+    /// No source names it any more, and another backend has failed this session.
+    Orphan,
 }
 
 impl Admission {
@@ -56,6 +58,7 @@ impl Admission {
             Self::OnTrial => "on_trial",
             Self::PanickingZone => "panicking_zone",
             Self::Full => "full",
+            Self::Orphan => "orphan",
         }
     }
 }
@@ -69,6 +72,7 @@ pub(crate) struct Ask<'a> {
     calm: bool,
     /// Whether zones in panic are left alone, since another is well.
     avoids_panic: bool,
+    avoids_orphans: bool,
     capacity: u32,
 }
 
@@ -112,6 +116,12 @@ impl BackendSet {
         Pick::Refuse
     }
 
+    /// Whether a session may be given another backend after this one failed it, which takes one retry out of the budget.
+    /// That an orphan is gone is no sign of trouble, and learned once of each: such a retry is free.
+    pub fn may_retry(&self, now_ms: u64, backend: &Backend, failure: Option<ConnectFailure>) -> bool {
+        failure.is_some_and(|failure| backend.is_gone_by(failure)) || self.retry_budget().withdraw(now_ms)
+    }
+
     /// Reports that a connection failed by the backend's doing, or that datagrams of a flow were refused (ICMP), also of
     /// one that worked until then. Returns whether that ejected the backend, for the log.
     pub fn connect_failed(&self, lease: Lease, now_ms: u64, failure: ConnectFailure, rng: &mut Rng) -> bool {
@@ -126,8 +136,10 @@ impl BackendSet {
     /// the last backend of the first scope was ejected after the judgement.
     pub(crate) fn scopes(&self, is_retry: bool) -> impl Iterator<Item = Scope> + use<> {
         let first = (!is_retry).then(|| self.review().scope());
-        let calm = (0..self.levels().len()).map(|level| Scope::Calm { level });
-        let rest = calm.chain([Scope::Desperate]);
+        let has_orphans = self.has_orphans();
+        let levels = 0..self.levels().len();
+        let reported = levels.clone().filter(move |_| is_retry && has_orphans).map(|level| Scope::Reported { level });
+        let rest = reported.chain(levels.map(|level| Scope::Calm { level })).chain([Scope::Desperate]);
         first.into_iter().chain(rest)
     }
 
@@ -163,7 +175,7 @@ impl BackendSet {
             }
         };
         let choice = match scope {
-            Scope::Calm { level } | Scope::Panic { level } => on_level(level, rng),
+            Scope::Reported { level } | Scope::Calm { level } | Scope::Panic { level } => on_level(level, rng),
             Scope::Desperate => (0..self.levels().len()).find_map(|level| on_level(level, rng)),
         };
         (choice, any_full.get())
@@ -171,12 +183,13 @@ impl BackendSet {
 
     /// What a pick in `scope` asks of every backend, worked out once.
     pub(crate) fn ask<'a>(&self, scope: Scope, tried: &'a [Arc<Backend>], now_ms: u64) -> Ask<'a> {
-        let calm = matches!(scope, Scope::Calm { .. });
+        let calm = scope.is_calm();
         Ask {
             tried,
             now_ms,
             calm,
             avoids_panic: calm && tried.is_empty() && self.avoids_panic(scope),
+            avoids_orphans: matches!(scope, Scope::Reported { .. }),
             capacity: self.settings().max_connections_per_backend,
         }
     }
@@ -208,6 +221,7 @@ impl BackendSet {
         match (availability, state.gate(ask.now_ms)) {
             (Availability::Draining, _) => Admission::Draining,
             _ if !ask.calm => room(),
+            _ if ask.avoids_orphans && self.backends()[at].is_orphan() => Admission::Orphan,
             (Availability::Down, _) => Admission::Down,
             (Availability::Up, Gate::Shut) => Admission::Ejected,
             (Availability::Up, Gate::OnTrial) => Admission::OnTrial,
@@ -245,7 +259,7 @@ impl BackendSet {
         let gate = backend.state().gate(now_ms);
         // In panic a trial is taken if it is free, since its outcome is worth knowing, and done without otherwise.
         let on_trial = gate == Gate::TrialDue && backend.state().begin_trial(now_ms);
-        if gate == Gate::TrialDue && !on_trial && matches!(scope, Scope::Calm { .. }) {
+        if gate == Gate::TrialDue && !on_trial && scope.is_calm() {
             return None;
         }
         let reason = self.reason(choice, scope, on_trial, is_retry);
@@ -261,7 +275,7 @@ impl BackendSet {
 
     pub(crate) fn reason(&self, choice: Choice, scope: Scope, on_trial: bool, is_retry: bool) -> PickReason {
         match () {
-            () if !matches!(scope, Scope::Calm { .. }) => PickReason::Panic,
+            () if !scope.is_calm() => PickReason::Panic,
             () if on_trial => PickReason::Trial,
             () if is_retry => PickReason::Retry,
             () if choice.at >= self.levels()[0].range.end => PickReason::Backup,

@@ -87,10 +87,19 @@ impl Group {
 pub(crate) enum Scope {
     /// Those that may be picked, in zones of this level that are not in panic; and, in any zone, those due for a trial.
     Calm { level: usize },
+    /// The same without orphans; where a retry begins.
+    Reported { level: usize },
     /// All of this level that are not draining: every zone with somebody left is in panic.
     Panic { level: usize },
     /// Nobody anywhere may be picked; all that are not draining.
     Desperate,
+}
+
+impl Scope {
+    /// Whether checks and ejections count.
+    pub(crate) fn is_calm(self) -> bool {
+        matches!(self, Self::Calm { .. } | Self::Reported { .. })
+    }
 }
 
 impl Review {
@@ -233,6 +242,10 @@ impl Count {
     fn add(&mut self, backend: &Backend, now_ms: u64) {
         let availability = backend.availability();
         let gate = backend.state().gate(now_ms);
+        // An orphan that does not answer is gone; that says nothing of those that are not orphans.
+        if backend.is_orphan() && (availability != Availability::Up || gate != Gate::Open) {
+            return;
+        }
         self.members += u32::from(availability != Availability::Draining);
         self.healthy += u32::from(availability == Availability::Up && gate == Gate::Open);
         self.pickable += u32::from(availability == Availability::Up && matches!(gate, Gate::Open | Gate::TrialDue));

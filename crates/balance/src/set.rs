@@ -85,6 +85,7 @@ pub struct BackendSet {
     /// Those that have a server id, sorted by it.
     named: Vec<u32>,
     review: Review,
+    has_orphans: bool,
     shared: Arc<Shared>,
 }
 
@@ -183,7 +184,8 @@ impl BackendSet {
         // A change may bring places.
         shared.turnstile.freed();
         let named = crate::affinity::named(&backends);
-        Self { settings, backends, levels, named, review, shared }
+        let has_orphans = backends.iter().any(|backend| backend.is_orphan());
+        Self { settings, backends, levels, named, review, has_orphans, shared }
     }
 
     /// The service's name and policy.
@@ -194,6 +196,11 @@ impl BackendSet {
     /// All backends, sorted by level, then address.
     pub fn backends(&self) -> &[Arc<Backend>] {
         &self.backends
+    }
+
+    /// Whether any backend is an orphan.
+    pub(crate) fn has_orphans(&self) -> bool {
+        self.has_orphans
     }
 
     /// The retry budget of the service.

@@ -28,7 +28,9 @@ pub(crate) enum Standing {
 
 impl Member {
     pub(crate) fn orphaned(self, until_ms: u64) -> Self {
-        Self { standing: Standing::Orphan { until_ms, is_dead: false }, ..self }
+        let facts = Facts { is_orphan: true, ..self.endpoint.facts };
+        let endpoint = Endpoint { facts, ..self.endpoint };
+        Self { standing: Standing::Orphan { until_ms, is_dead: false }, endpoint, ..self }
     }
 
     pub(crate) fn until_ms(&self) -> Option<u64> {

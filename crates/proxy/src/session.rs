@@ -205,7 +205,7 @@ impl Session {
             if is_hopeless || tried.len() >= self.settings.retries as usize {
                 return Err(now.reason);
             }
-            if !self.settings.backends.load().retry_budget().withdraw(self.worker.now_ms()) {
+            if !self.settings.backends.load().may_retry(self.worker.now_ms(), &backend, now.blame) {
                 return Err(Reason::RetryBudget);
             }
             failed = Some(now);

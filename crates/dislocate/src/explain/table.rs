@@ -111,6 +111,7 @@ fn why_not(admission: &str) -> &str {
         "ejected" => "shut out for failing real connections",
         "on_trial" => "another session tries it now",
         "panicking_zone" => "its zone is in panic, and another is well",
+        "orphan" => "no source names it any more, and this is a retry",
         "full" => "has as many sessions as it may have",
         other => other,
     }

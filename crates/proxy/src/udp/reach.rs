@@ -90,10 +90,11 @@ impl Engine {
             match failure {
                 NoSocket::Local(reason) => return Err(reason),
                 NoSocket::Backend(failure) => {
-                    tried.push(Arc::clone(lease.backend()));
+                    let backend = Arc::clone(lease.backend());
+                    tried.push(Arc::clone(&backend));
                     self.blame(lease, failure, turn);
                     self.listener.stats(self.worker.index()).count_retry(Some(failure));
-                    if attempts > turn.settings.retries || !turn.set.retry_budget().withdraw(turn.ms) {
+                    if attempts > turn.settings.retries || !turn.set.may_retry(turn.ms, &backend, Some(failure)) {
                         return Err(Dropped::Unreachable);
                     }
                 }
@@ -106,7 +107,8 @@ impl Engine {
         // One that is gone or drains is not picked anyway, and a retry is less choosy than a first pick.
         let refused = (why == Moved::Refused).then(|| Arc::clone(flow.backend()));
         let mut tried: Vec<Arc<Backend>> = refused.into_iter().collect();
-        if why == Moved::Refused && !turn.set.retry_budget().withdraw(turn.ms) {
+        let refused_by = flow.backend();
+        if why == Moved::Refused && !turn.set.may_retry(turn.ms, refused_by, Some(ConnectFailure::Refused)) {
             return Err(Dropped::BackendRefused);
         }
         flow.lease = None;
