@@ -24,6 +24,7 @@ mod records;
 mod secret;
 mod tell;
 mod tls;
+mod xds;
 
 pub use consul::{Consistency, ConsulSettings, ConsulSource};
 pub use dns::{DnsSettings, DnsSource, Family};
@@ -32,3 +33,4 @@ pub use file::{FileSettings, FileSource};
 pub use http::{HttpSettings, HttpSource};
 pub use kubernetes::{Cluster, KubernetesSettings, KubernetesSource, SlicePort};
 pub use tls::{TlsIdentity, TlsSettings};
+pub use xds::{XdsSettings, XdsSource};

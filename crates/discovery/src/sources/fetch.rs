@@ -139,7 +139,20 @@ impl Client<'_> {
         Ok(Reply { response, _driver: driver })
     }
 
-    async fn open(&self) -> Result<Box<dyn Stream>, SourceError> {
+    /// What agrees on HTTP/2 where that is agreed on, with TLS; without, it is taken for granted.
+    pub(super) fn speaking_h2(self) -> Self {
+        Self { tls: self.tls.map(|tls| tls.speaking(b"h2")), ..self }
+    }
+
+    /// The address of a page.
+    pub(super) fn uri(&self, path: &str) -> Result<Uri, SourceError> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let uri = Uri::builder().scheme(scheme).authority(self.server.authority.as_bytes()).path_and_query(path);
+        uri.build().map_err(|_| SourceError::new("no request can be made of the path"))
+    }
+
+    /// Connects.
+    pub(super) async fn open(&self) -> Result<Box<dyn Stream>, SourceError> {
         let stream = self.server.connect().await?;
         let failed = |error| SourceError::new(format!("TLS with {}: {error}", shortened(&self.server.host)));
         match &self.tls {
@@ -150,7 +163,7 @@ impl Client<'_> {
 }
 
 /// A connection of either kind.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -263,7 +276,7 @@ pub(super) async fn within<T>(
 }
 
 /// How sources name themselves.
-const AGENT: &str = "dislocate-source";
+pub(super) const AGENT: &str = "dislocate-source";
 /// Time for one address of a host, so that one which swallows everything does not hide the next.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Addresses of a host that are tried.

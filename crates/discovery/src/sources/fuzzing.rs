@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{consul, dns, etcd, kubernetes, records};
+use super::{consul, dns, etcd, kubernetes, records, xds};
 use crate::source::{ERROR_MAX_BYTES, Found, SourceError};
 
 /// A message of a name server is an answer to a question or is passed over.
@@ -24,6 +24,7 @@ pub fn registry_answer(text: &[u8]) {
     check(consul::any_answer(text));
     check(etcd::any_answer(text));
     check(kubernetes::any_answer(text));
+    check(xds::any_answer(text));
 }
 
 fn check(list: Result<Vec<Found>, SourceError>) {
@@ -42,6 +43,9 @@ fn check(list: Result<Vec<Found>, SourceError>) {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
+    use super::super::xds::types::{self, HealthStatus};
     use super::*;
 
     /// Calls `target` with `sample` after a few changes, again and again.
@@ -77,6 +81,35 @@ mod tests {
         for (seed, sample) in samples.iter().enumerate() {
             disturb(sample.as_bytes(), seed as u64, 2_000, registry_answer);
         }
+    }
+
+    #[test]
+    fn any_answer_of_a_control_plane_is_a_list_or_an_error() {
+        let up = types::with_health(HealthStatus::Degraded, types::with_weight(70_000, types::endpoint("10.0.0.1:80")));
+        let groups =
+            vec![types::locality("eu", "a", 1, vec![up]), types::locality("", "", 0, vec![types::endpoint("[::1]:8")])];
+        let assignment = types::assignment("web", groups);
+        let fixed = types::Cluster {
+            load_assignment: Some(assignment.clone()),
+            ..types::cluster("web", types::DiscoveryType::Static)
+        };
+        let samples = [
+            assignment.encode_to_vec(),
+            fixed.encode_to_vec(),
+            types::clusters("1", "2", &fixed).encode_to_vec(),
+            types::clusters("1", "2", &types::eds("web", "green")).encode_to_vec(),
+            types::assignments("1", "2", &assignment).encode_to_vec(),
+            types::response(types::CLUSTER, "1", vec![], &["web"]).encode_to_vec(),
+        ];
+        let empty = registry_list(&samples[5]);
+        assert_eq!((registry_list(&samples[0]).len(), registry_list(&samples[2]).len(), empty.len()), (2, 2, 0));
+        for (seed, sample) in samples.iter().enumerate() {
+            disturb(sample, seed as u64, 2_000, registry_answer);
+        }
+    }
+
+    fn registry_list(sample: &[u8]) -> Vec<Found> {
+        xds::any_answer(sample).expect("an undisturbed sample is a list")
     }
 
     #[test]

@@ -15,6 +15,14 @@ pub(super) async fn header(path: &Path) -> Result<HeaderValue, SourceError> {
     Ok(value)
 }
 
+/// A token as the header `Authorization` has it.
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, SourceError> {
+    let value = HeaderValue::from_str(&format!("Bearer {token}"));
+    let mut value = value.map_err(|_| SourceError::new("the token is no text for a header"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// Reads a secret, without the white space around it.
 pub(super) async fn text(path: &Path) -> Result<String, SourceError> {
     let failed = |error: std::io::Error| about(path, &error.to_string());

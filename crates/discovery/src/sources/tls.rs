@@ -68,6 +68,13 @@ impl Tls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
+    /// Asks the server for this protocol (RFC 7301).
+    pub(super) fn speaking(self, protocol: &[u8]) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = vec![protocol.to_vec()];
+        Self { connector: TlsConnector::from(Arc::new(config)), ..self }
+    }
+
     /// Agrees on keys with the server.
     pub(super) async fn wrap(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await

@@ -57,6 +57,17 @@ impl Certificates {
     }
 
     pub fn acceptor(&self, asks_who: bool) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::new(self.server(asks_who)))
+    }
+
+    /// One that speaks this protocol and no other.
+    pub fn acceptor_of(&self, asks_who: bool, protocol: &[u8]) -> TlsAcceptor {
+        let mut config = self.server(asks_who);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    fn server(&self, asks_who: bool) -> ServerConfig {
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap();
         let chain = vec![CertificateDer::from_pem_file(self.file("server.pem")).unwrap()];
@@ -68,7 +79,7 @@ impl Certificates {
             true => builder.with_client_cert_verifier(verifier.build().unwrap()),
             false => builder.with_no_client_auth(),
         };
-        TlsAcceptor::from(Arc::new(builder.with_single_cert(chain, key).unwrap()))
+        builder.with_single_cert(chain, key).unwrap()
     }
 
     pub fn settings(&self) -> TlsSettings {

@@ -18,3 +18,8 @@ mod pod;
 mod support;
 mod tls;
 mod worst_days;
+mod xds;
+mod xds_server;
+mod xds_streams;
+#[allow(dead_code, reason = "shared with the tests of its parts")]
+mod xds_types;

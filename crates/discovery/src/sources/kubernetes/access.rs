@@ -128,13 +128,10 @@ impl Token {
     pub(super) async fn header(&self) -> Result<Option<HeaderValue>, SourceError> {
         let token = match self {
             Self::None => return Ok(None),
-            Self::File(path) => secret::text(path).await?,
-            Self::Text(token) => token.clone(),
+            Self::File(path) => &secret::text(path).await?,
+            Self::Text(token) => token,
         };
-        let value = HeaderValue::from_str(&format!("Bearer {token}"));
-        let mut value = value.map_err(|_| SourceError::new("the token is no text for a header"))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        secret::bearer(token).map(Some)
     }
 }
 
