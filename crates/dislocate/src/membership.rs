@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use discovery::sources::{ConsulSource, DnsSource, EtcdSource, FileSource, HttpSource, KubernetesSource};
+use discovery::sources::{ConsulSource, DnsSource, EtcdSource, FileSource, HttpSource, KubernetesSource, XdsSource};
 use discovery::{HealthConfig, Membership, Probe, Reach, Source, SourceConfig};
 use nix::ifaddrs::getifaddrs;
 use proxy::Bind;
@@ -34,7 +34,8 @@ pub fn descriptors(config: &Config) -> usize {
         | SourceKind::Http(_)
         | SourceKind::Consul(_)
         | SourceKind::Etcd(_)
-        | SourceKind::Kubernetes(_) => 2,
+        | SourceKind::Kubernetes(_)
+        | SourceKind::Xds(_) => 2,
     };
     config.services.iter().flat_map(|service| &service.sources).map(needs).sum()
 }
@@ -63,6 +64,7 @@ fn made(kind: &SourceKind) -> Arc<dyn Source> {
         SourceKind::Consul(settings) => Arc::new(ConsulSource::new(settings.clone()).expect(CHECKED)),
         SourceKind::Etcd(settings) => Arc::new(EtcdSource::new(settings.clone()).expect(CHECKED)),
         SourceKind::Kubernetes(settings) => Arc::new(KubernetesSource::new(settings.clone()).expect(CHECKED)),
+        SourceKind::Xds(settings) => Arc::new(XdsSource::new(settings.clone()).expect(CHECKED)),
     }
 }
 

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use balance::{Address, Policy, Zone, Zones};
-use discovery::sources::{ConsulSettings, DnsSettings, EtcdSettings, FileSettings, HttpSettings, KubernetesSettings};
+use discovery::sources::{
+    ConsulSettings, DnsSettings, EtcdSettings, FileSettings, HttpSettings, KubernetesSettings, XdsSettings,
+};
 use discovery::{Cidr, Merge};
 use proxy::{Bind, ConnectionIds, Draining, Networks, SendProxy, Unproven};
 
@@ -232,6 +234,8 @@ pub enum SourceKind {
     Etcd(EtcdSettings),
     /// A Service of Kubernetes.
     Kubernetes(KubernetesSettings),
+    /// A cluster of a control plane that speaks xDS.
+    Xds(XdsSettings),
 }
 
 /// How the backends of a service are checked.

@@ -177,6 +177,9 @@ pub const ETCD_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(6), SOUR
 /// Patience with an API server, which answers within a second, and after ten when it is in trouble.
 pub const KUBERNETES_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(10), SOURCE_TIMEOUT_MIN, HOUR);
 
+/// Patience with a control plane, as long as Envoy's own with a first answer.
+pub const XDS_TIMEOUT: Bounded<Duration> = bounded(Duration::from_secs(15), SOURCE_TIMEOUT_MIN, HOUR);
+
 const SOURCE_TIMEOUT_MIN: Duration = Duration::from_millis(10);
 
 /// The least time between two resolutions: records with a time of 0 are asked for once a second.

@@ -117,7 +117,7 @@ fn drafts(raw: raw::File, protocols_written: usize, problems: &mut Problems) -> 
     let listeners = listeners.into_iter();
     let listeners = listeners.filter_map(|at| convert::listener(at.value, protocols_lost, problems)).collect();
     let services = raw.service.0.into_iter().flat_map(|at| at.value);
-    let services = services.filter_map(|at| convert::service(at.value, &node.zone, problems)).collect();
+    let services = services.filter_map(|at| convert::service(at.value, &node, problems)).collect();
     (node, Drafts { admin, listeners, services, services_lost: false, protocols_lost })
 }
 

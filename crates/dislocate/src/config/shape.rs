@@ -231,8 +231,7 @@ const NOT_BUILT_KEYS: [(&str, &str); 1] =
     [("tokens_file", "leave it out, and let the admin API listen on loopback or on a unix path")];
 
 /// Words that are agreed on and come later, each with its key and a word that the key takes already.
-const NOT_BUILT_WORDS: [(&str, &str, &str); 3] =
-    [("send_proxy", "v1", "v2"), ("kind", "xds", "consul"), ("kind", "mesh", "consul")];
+const NOT_BUILT_WORDS: [(&str, &str, &str); 2] = [("send_proxy", "v1", "v2"), ("kind", "mesh", "consul")];
 
 /// What other load balancers call our keys.
 const FOREIGN_WORDS: [(&str, &str); 10] = [

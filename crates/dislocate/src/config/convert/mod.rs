@@ -13,6 +13,7 @@ mod quic;
 mod service;
 mod source;
 mod udp;
+mod xds;
 
 use std::path::PathBuf;
 use std::time::Duration;

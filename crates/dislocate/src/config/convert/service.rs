@@ -6,7 +6,7 @@ use balance::{Address, Zone, Zones};
 use discovery::Merge;
 use proxy::{Draining, SendProxy};
 
-use super::super::checked::{Endpoint, Service, UdpService};
+use super::super::checked::{Endpoint, Node, Service, UdpService};
 use super::super::limits::{
     MAX_CONNECTIONS_PER_BACKEND, ORPHAN_TTL, PANIC_THRESHOLD, PRIORITY, QUEUE_LENGTH, QUEUE_TIMEOUT, REPLY_TIMEOUT,
     WEIGHT, ZONE_MARGIN,
@@ -39,7 +39,7 @@ pub struct ServiceDraft {
 }
 
 /// A service whose own keys are right or reported; nothing when it has no name.
-pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Option<ServiceDraft> {
+pub fn service(raw: raw::Service, node: &Node, problems: &mut Problems) -> Option<ServiceDraft> {
     let of_datagrams = of_datagrams(&raw);
     let health_span = raw.health.span();
     let raw_health = raw.health.0.map(|at| at.value).unwrap_or_default();
@@ -50,7 +50,7 @@ pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Optio
     let connection_ids = connection_ids(raw.connection_ids, &mut keys, problems);
     let mut server_ids = ServerIds::new(connection_ids.as_ref());
     let raw_backends = raw.backends.0.map(|at| at.value).unwrap_or_default();
-    let (backends, spans) = backends(raw_backends, home, &mut server_ids, problems);
+    let (backends, spans) = backends(raw_backends, &node.zone, &mut server_ids, problems);
     // The first pass has refused every other word.
     let balance = raw.balance.value().and_then(|word| word.parse().ok()).unwrap_or_default();
     let zones = raw.zones.value().and_then(|word| Zones::ALL.into_iter().find(|it| it.as_str() == word));
@@ -62,7 +62,7 @@ pub fn service(raw: raw::Service, home: &Zone, problems: &mut Problems) -> Optio
     if let Some(span) = raw.orphan_ttl.span().filter(|_| raw.source.0.is_none()) {
         problems.push(without_source("orphan_ttl", span));
     }
-    let sources = sources(raw.source.0.map(|at| at.value).unwrap_or_default(), problems);
+    let sources = sources(raw.source.0.map(|at| at.value).unwrap_or_default(), &node.name, problems);
     let (name, name_span) = name(raw.name, problems)?;
     if sources.is_empty() && !backends.is_empty() && backends.iter().all(|backend| backend.weight == 0) {
         let message = format!("no backend of {} takes new sessions: all have weight 0", quoted(&name));

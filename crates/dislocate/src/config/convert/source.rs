@@ -19,15 +19,16 @@ use super::super::raw::{self, At, Field, Span, Texts};
 use super::super::units;
 use super::kubernetes::kubernetes;
 use super::udp::network;
+use super::xds::xds;
 use super::{absolute_path, duration, name, zone};
 
-/// The sources of a service. Consul's data centres are a source each.
-pub fn sources(raw: Vec<At<raw::Source>>, problems: &mut Problems) -> Vec<Source> {
+/// The sources of a service, on the node of this name. Consul's data centres are a source each.
+pub fn sources(raw: Vec<At<raw::Source>>, node: &str, problems: &mut Problems) -> Vec<Source> {
     let mut seen: HashMap<String, Span> = HashMap::new();
     let mut sources = Vec::new();
     for At { span, value } in raw {
         let place = value.label.span().or(value.kind.span()).unwrap_or(span);
-        let labelled = source(value, problems);
+        let labelled = source(value, node, problems);
         // Those of one table differ, or were reported as such.
         for label in labelled.iter().map(|source| &source.label) {
             let Some(first) = seen.get(label) else { continue };
@@ -43,7 +44,7 @@ pub fn sources(raw: Vec<At<raw::Source>>, problems: &mut Problems) -> Vec<Source
 }
 
 /// The sources of one table: none when something was reported without which there is none.
-fn source(raw: raw::Source, problems: &mut Problems) -> Vec<Source> {
+fn source(raw: raw::Source, node: &str, problems: &mut Problems) -> Vec<Source> {
     // Without a kind nothing can be said of the other keys.
     let Some(At { span: kind_span, value: kind }) = raw.kind.0.clone() else { return Vec::new() };
     foreign_keys(&raw, &kind, &kind_span, problems);
@@ -57,6 +58,7 @@ fn source(raw: raw::Source, problems: &mut Problems) -> Vec<Source> {
         "http" => http(raw, problems).into_iter().map(|kind| (None, kind)).collect(),
         "consul" => consul(raw, problems),
         "kubernetes" => kubernetes(raw, problems).into_iter().map(|kind| (None, kind)).collect(),
+        "xds" => xds(raw, node, problems).into_iter().map(|kind| (None, kind)).collect(),
         _ => etcd(raw, problems).into_iter().map(|kind| (None, kind)).collect(),
     };
     let source = |(part, kind): (Option<String>, SourceKind)| Source {
@@ -246,7 +248,7 @@ pub fn text(field: Field<String>, problems: &mut Problems) -> Option<At<String>>
     None
 }
 
-fn texts(field: Field<Vec<At<String>>>, problems: &mut Problems) -> Vec<At<String>> {
+pub fn texts(field: Field<Vec<At<String>>>, problems: &mut Problems) -> Vec<At<String>> {
     let all = field.0.map(|at| at.value).unwrap_or_default();
     all.into_iter().filter_map(|at| text(Field(Some(at)), problems)).collect()
 }
@@ -265,7 +267,7 @@ fn allowed(field: &Field<Texts>, problems: &mut Problems) -> Vec<Cidr> {
 
 /// Reports keys that another kind has.
 fn foreign_keys(raw: &raw::Source, kind: &str, kind_span: &Span, problems: &mut Problems) {
-    let keys: [(&str, Option<Span>, &[&str]); 23] = [
+    let keys: [(&str, Option<Span>, &[&str]); 26] = [
         ("path", raw.path.span(), &["file"]),
         ("name", raw.name.span(), &["dns"]),
         ("port", raw.port.span(), &["dns", "kubernetes"]),
@@ -274,7 +276,7 @@ fn foreign_keys(raw: &raw::Source, kind: &str, kind_span: &Span, problems: &mut 
         ("ttl_min", raw.ttl_min.span(), &["dns"]),
         ("ttl_max", raw.ttl_max.span(), &["dns"]),
         ("url", raw.url.span(), &["http", "consul", "kubernetes"]),
-        ("urls", raw.urls.span(), &["etcd"]),
+        ("urls", raw.urls.span(), &["etcd", "xds"]),
         ("service", raw.service.span(), &["consul", "kubernetes"]),
         ("datacenters", raw.datacenters.span(), &["consul"]),
         ("tags", raw.tags.span(), &["consul"]),
@@ -283,20 +285,23 @@ fn foreign_keys(raw: &raw::Source, kind: &str, kind_span: &Span, problems: &mut 
         ("port_name", raw.port_name.span(), &["kubernetes"]),
         ("kubeconfig", raw.kubeconfig.span(), &["kubernetes"]),
         ("context", raw.context.span(), &["kubernetes"]),
+        ("cluster", raw.cluster.span(), &["xds"]),
+        ("node_id", raw.node_id.span(), &["xds"]),
+        ("node_cluster", raw.node_cluster.span(), &["xds"]),
         ("prefix", raw.prefix.span(), &["etcd"]),
-        ("token_file", raw.token_file.span(), &["consul", "etcd", "kubernetes"]),
+        ("token_file", raw.token_file.span(), &["consul", "etcd", "kubernetes", "xds"]),
         ("username", raw.username.span(), &["etcd"]),
         ("password_file", raw.password_file.span(), &["etcd"]),
         ("interval", raw.interval.span(), &["file", "http"]),
         ("timeout", raw.timeout.span(), NETWORK),
     ];
-    let of_http: &[&str] = &["http", "consul", "etcd", "kubernetes"];
+    let of_http: &[&str] = &["http", "consul", "etcd", "kubernetes", "xds"];
     let more = [
         ("ca_file", raw.ca_file.span(), of_http),
         ("cert_file", raw.cert_file.span(), of_http),
         ("key_file", raw.key_file.span(), of_http),
         ("server_name", raw.server_name.span(), of_http),
-        ("zone", raw.zone.span(), &["dns", "consul", "kubernetes"][..]),
+        ("zone", raw.zone.span(), &["dns", "consul", "kubernetes", "xds"][..]),
         ("allowed_cidrs", raw.allowed_cidrs.span(), NETWORK),
     ];
     for (key, span, of) in keys.into_iter().chain(more) {
@@ -314,4 +319,4 @@ fn foreign_keys(raw: &raw::Source, kind: &str, kind_span: &Span, problems: &mut 
 }
 
 /// The kinds that ask somebody over the network.
-const NETWORK: &[&str] = &["dns", "http", "consul", "etcd", "kubernetes"];
+const NETWORK: &[&str] = &["dns", "http", "consul", "etcd", "kubernetes", "xds"];

@@ -25,7 +25,7 @@ pub const SEND_PROXY_DATAGRAMS: [&str; 2] = ["first", "every"];
 pub const SERVER_ID_PATTERN: &str = "^([0-9A-Fa-f]{2}){1,15}$";
 
 /// The kinds of source.
-pub const SOURCES: [&str; 6] = ["file", "dns", "http", "consul", "etcd", "kubernetes"];
+pub const SOURCES: [&str; 7] = ["file", "dns", "http", "consul", "etcd", "kubernetes", "xds"];
 
 /// How the words of several sources make one, the default first.
 pub const MERGES: [&str; 2] = ["union", "priority"];
@@ -155,6 +155,7 @@ pub fn needs_of_sources() -> Value {
         of("consul", &["service"]),
         of("etcd", &["prefix"]),
         of("kubernetes", &["service"]),
+        of("xds", &["cluster", "urls"]),
     ];
     needs.into()
 }

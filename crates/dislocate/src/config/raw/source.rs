@@ -41,7 +41,7 @@ pub struct Source {
     pub ttl_max: Field<String>,
     /// With `http`: the page. With `consul`: the agent. With `kubernetes`: the API server.
     pub url: Field<String>,
-    /// With `etcd`: the members of the cluster.
+    /// With `etcd`: the members of the cluster. With `xds`: the control planes. After an error the next one is asked.
     #[schemars(schema_with = "forms::words")]
     pub urls: Field<Vec<At<String>>>,
     /// With `consul` and `kubernetes`: the name of the service there.
@@ -67,10 +67,19 @@ pub struct Source {
     /// With `kubeconfig`: the context. Left out: the file's current one.
     #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
     pub context: Field<String>,
+    /// With `xds`: the name of the cluster.
+    #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
+    pub cluster: Field<String>,
+    /// With `xds`: who we are to the control plane. Left out: `node.name`.
+    #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
+    pub node_id: Field<String>,
+    /// With `xds`: what we belong to, for the control plane.
+    #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
+    pub node_cluster: Field<String>,
     /// With `etcd`: what the keys begin with. It ends with `/`.
     #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
     pub prefix: Field<String>,
-    /// With `consul`, `etcd` and a `kubernetes` URL: a file with the token, by its absolute path.
+    /// With `consul`, `etcd`, `xds` and a `kubernetes` URL: a file with the token, by its absolute path.
     pub token_file: Field<String>,
     /// With `etcd`: the name of a user.
     #[schemars(length(min = 1, max = MAX_SOURCE_TEXT))]
@@ -92,7 +101,7 @@ pub struct Source {
     /// With all but `file`: how long an answer may take.
     #[schemars(regex(pattern = DURATION_PATTERN))]
     pub timeout: Field<String>,
-    /// With `dns` and `consul`: where the backends are. Left out: in the node's zone, and with `datacenters` in the zone of that name. With `kubernetes`: the data centre of the cluster, in which its zones are.
+    /// With `dns` and `consul`: where the backends are. Left out: in the node's zone, and with `datacenters` in the zone of that name. With `kubernetes` and `xds`: the data centre in which the zones of the endpoints are.
     #[schemars(regex(pattern = ZONE_PATTERN))]
     pub zone: Field<String>,
     /// With all but `file`: the networks that backends may be in. Left out: all but loopback, link-local and our own listeners.

@@ -8,6 +8,7 @@ mod rendering;
 mod schema;
 mod sources;
 mod values;
+mod xds;
 
 use super::{Config, Report, parse};
 

@@ -9,7 +9,7 @@ use super::super::{DEFAULT, Report, parse, schema};
 use super::{BACKENDS, LISTEN, with};
 
 /// What the schema says of a TOML text.
-fn fits(validator: &jsonschema::Validator, text: &str) -> bool {
+pub fn fits(validator: &jsonschema::Validator, text: &str) -> bool {
     let document: Value = toml::from_str(text).expect("the tests write TOML");
     validator.is_valid(&document)
 }
@@ -20,7 +20,7 @@ fn about_shape(report: &Report) -> bool {
     report.problems().iter().any(|problem| codes.contains(&problem.code.as_str()))
 }
 
-fn validator() -> &'static jsonschema::Validator {
+pub fn validator() -> &'static jsonschema::Validator {
     static VALIDATOR: LazyLock<jsonschema::Validator> =
         LazyLock::new(|| jsonschema::validator_for(schema()).expect("the schema is one"));
     &VALIDATOR

@@ -16,7 +16,7 @@ fn service(sources: &str) -> Service {
     good(&with(LISTEN, &format!("source = [{sources}]"))).services.remove(0)
 }
 
-fn source(source: &str) -> Source {
+pub fn source(source: &str) -> Source {
     let mut sources = service(source).sources;
     assert_eq!(sources.len(), 1, "one table is one source: {source}");
     sources.remove(0)
@@ -27,8 +27,7 @@ fn a_source_that_is_wrong_is_told_where_and_how() {
     // The mistake stands between the bars.
     let cases = [
         ("{ kind = |\"dsn\"|, name = \"x\" }", "unknown-value", "did you mean \"dns\""),
-        ("{ kind = |\"xds\"| }", "not-built", "file, dns, http, consul, etcd, kubernetes"),
-        ("{ kind = |\"mesh\"| }", "not-built", "consul"),
+        ("{ kind = |\"mesh\"| }", "not-built", "file, dns, http, consul, etcd, kubernetes, xds"),
         ("|{ path = \"/x\" }|", "missing-key", "`kind = …`"),
         ("|{ kind = \"file\" }|", "missing-key", "`path = …`"),
         ("|{ kind = \"dns\" }|", "missing-key", "`name = …`"),
@@ -118,7 +117,12 @@ fn a_source_that_is_wrong_is_told_where_and_how() {
         ),
         ("{ kind = \"file\", path = \"/x\" }, { kind = |\"file\"|, path = \"/y\" }", "duplicate", "its own `label`"),
     ];
-    for (marked, code, help) in cases {
+    told_where_and_how(&cases);
+}
+
+/// Reads these tables with one mistake each, which stands between the bars. Its code and words of its help are known.
+pub fn told_where_and_how(cases: &[(&str, &str, &str)]) {
+    for &(marked, code, help) in cases {
         let prefix = "source = [";
         let parts: Vec<&str> = marked.split('|').collect();
         let column = prefix.len() + parts[0].chars().count() + 1;
