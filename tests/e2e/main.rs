@@ -37,3 +37,4 @@ mod starting;
 mod timeouts;
 mod transfer;
 mod udp;
+mod xds;

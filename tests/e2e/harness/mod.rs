@@ -16,12 +16,19 @@ mod metrics;
 mod named;
 mod netns;
 mod output;
+mod plane;
 mod process;
 mod proxy;
 mod registry;
 mod temp;
 mod tools;
 mod wait;
+#[allow(dead_code, reason = "shared with the tests of the source by itself")]
+#[path = "../../../crates/discovery/tests/sources/xds_server.rs"]
+mod xds_server;
+#[allow(dead_code, reason = "shared with the tests of the source by itself")]
+#[path = "../../../crates/discovery/tests/sources/xds_types.rs"]
+mod xds_types;
 
 pub use self::backend::Backend;
 pub use self::bytes::{Digest, for_each_chunk, pattern};
@@ -36,6 +43,7 @@ pub use self::kube::Kube;
 pub use self::metrics::Metrics;
 pub use self::named::{Named, who, who_from};
 pub use self::netns::{Link, Netns};
+pub use self::plane::Plane;
 pub use self::process::{Server, iperf3, succeeds};
 pub use self::proxy::{Options, Proxy, run_to_exit};
 pub use self::registry::{Registry, list};
