@@ -35,11 +35,14 @@ fn sessions_finish_after_a_stop_and_nobody_new_comes_in() {
     drop((talking, downloading));
 
     // then
-    let records = proxy.exits();
-    assert!(records.iter().all(|record| record["reason"] == "closed"), "nobody is cut before the deadline");
-    // Who knocked in vain at last may have been let in before, and left without a word.
-    let spoke = records.iter().filter(|record| record["received_bytes"] != 0 || record["sent_bytes"] != 0).count();
-    assert_eq!(spoke, 6, "every session leaves its record");
+    let mut records = proxy.exits();
+    // Who knocked in vain at last may have been let in before, and left without a word, even before a backend was reached.
+    records.retain(|record| record["received_bytes"] != 0 || record["sent_bytes"] != 0);
+    assert_eq!(records.len(), 6, "every session leaves its record");
+    assert!(
+        records.iter().all(|record| record["reason"] == "closed"),
+        "nobody is cut before the deadline: {records:?}"
+    );
 }
 
 #[test]
