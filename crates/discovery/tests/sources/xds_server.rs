@@ -1,7 +1,8 @@
 //! A control plane of this test: a server of gRPC whose every word a test chooses.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::net::SocketAddr;
+use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::server::{Builder, SendResponse};
@@ -105,7 +106,11 @@ async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, talks: UnboundedSender<T
                 drop(talks.send(talk));
             }
             Some(order) = ordered.recv() => match order {
-                Order::GoAway(reason) => connection.abrupt_shutdown(reason),
+                Order::GoAway(reason) => {
+                    // What was said before is heard before.
+                    poll_fn(|cx| Poll::Ready(drop(connection.poll_accept(cx)))).await;
+                    connection.abrupt_shutdown(reason);
+                }
                 Order::Freeze => pending().await,
                 Order::Cut => return,
             }
@@ -165,6 +170,16 @@ impl Talk {
 
     /// Ends the stream as gRPC has it, by a status and words.
     pub fn end(mut self, status: &str, words: &str) {
+        self.say_status(status, words);
+    }
+
+    /// Ends it so, and its connection with it.
+    pub fn end_all(mut self, status: &str, words: &str, reason: Reason) {
+        self.say_status(status, words);
+        self.go_away(reason);
+    }
+
+    fn say_status(&mut self, status: &str, words: &str) {
         let trailers = grpc_status(status, words);
         let _sent = self.begun().map(|stream| stream.send_trailers(trailers));
     }

@@ -181,18 +181,24 @@ async fn slowness_and_dead_connections_are_errors() {
 async fn a_control_plane_that_wants_fewer_pings_is_left_alone() {
     let mut plane = ControlPlane::start().await;
     let quick = XdsSettings { ping: Duration::from_millis(50), settle: Duration::from_millis(50), ..settings(&plane) };
-    let (mut run, talk) = settled(&source(quick), &mut plane).await;
+    let (mut run, mut talk) = settled(&source(quick), &mut plane).await;
     run.alive().await;
-    talk.go_away(Reason::ENHANCE_YOUR_CALM);
-    // It returns without an error, and with what it knew.
-    let mut talk = loop {
-        tokio::select! {
-            talk = plane.talk() => break talk,
-            event = run.event() => assert_eq!(event, Event::Alive),
+    // The stream itself may hear of it too.
+    for has_status in [false, true] {
+        match has_status {
+            false => talk.go_away(Reason::ENHANCE_YOUR_CALM),
+            true => talk.end_all("14", "Too many pings", Reason::ENHANCE_YOUR_CALM),
         }
-    };
-    assert_eq!(soon(talk.request()).await.unwrap().initial_resource_versions["web"], "c1");
-    run.alive().await;
+        // It returns without an error, and with what it knew.
+        talk = loop {
+            tokio::select! {
+                talk = plane.talk() => break talk,
+                event = run.event() => assert_eq!(event, Event::Alive),
+            }
+        };
+        assert_eq!(soon(talk.request()).await.unwrap().initial_resource_versions["web"], "c1");
+        run.alive().await;
+    }
     // Any other reason is an error.
     talk.go_away(Reason::INADEQUATE_SECURITY);
     assert!(run.error().await.starts_with("http: "));

@@ -65,19 +65,18 @@ impl Stream {
     }
 
     /// Whether it ended because we have asked too often whether anybody is there. That is told to the connection, and the
-    /// stream may have heard no more than that it is closed.
+    /// stream may have heard no more than that it is closed, or a status.
     pub(super) async fn had_too_many_pings(self, error: &StreamError) -> bool {
         let is_calm_wanted = |error: &h2::Error| {
             error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
         };
-        match error {
-            StreamError::Other(_) => false,
-            StreamError::Http(error) if is_calm_wanted(error) => true,
-            StreamError::Http(_) => match timeout(FAREWELL, self.driver).await {
-                Ok(Ok(Err(error))) => is_calm_wanted(&error),
-                // It lives on, and only the stream has ended.
-                _ => false,
-            },
+        if matches!(error, StreamError::Http(error) if is_calm_wanted(error)) {
+            return true;
+        }
+        match timeout(FAREWELL, self.driver).await {
+            Ok(Ok(Err(error))) => is_calm_wanted(&error),
+            // It lives on, and only the stream has ended.
+            _ => false,
         }
     }
 }
