@@ -1,14 +1,19 @@
 //! A lock-free histogram of durations.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Counts durations in fixed buckets. Shared by all workers; a scrape that runs beside a count may miss that count,
 /// never more.
 ///
-/// *Cost*: one search over 18 bounds and two relaxed additions a sample.
+/// *Cost*: one search over 20 bounds and two relaxed additions a sample. 16 bytes until the first one, and 176 from then
+/// on: most of a hundred thousand backends may never be used.
 #[derive(Debug, Default)]
-pub struct Histogram {
+pub struct Histogram(OnceLock<Box<Counts>>);
+
+#[derive(Debug, Default)]
+struct Counts {
     buckets: [AtomicU64; BOUNDS_MICROS.len() + 1],
     sum_micros: AtomicU64,
 }
@@ -18,20 +23,27 @@ impl Histogram {
     pub fn observe(&self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let slot = BOUNDS_MICROS.partition_point(|&bound| bound < micros);
-        self.buckets[slot].fetch_add(1, Relaxed);
-        self.sum_micros.fetch_add(micros, Relaxed);
+        let counts = self.0.get_or_init(Box::default);
+        counts.buckets[slot].fetch_add(1, Relaxed);
+        counts.sum_micros.fetch_add(micros, Relaxed);
     }
 
     /// What was counted so far.
     pub fn snapshot(&self) -> HistogramSnapshot {
+        let counts = self.0.get();
+        let count = |slot: usize| counts.map_or(0, |counts| counts.buckets[slot].load(Relaxed));
         let mut cumulative = 0;
-        let buckets = BOUNDS_MICROS.iter().zip(&self.buckets).map(|(&bound, count)| {
-            cumulative += count.load(Relaxed);
+        let buckets = BOUNDS_MICROS.iter().enumerate().map(|(slot, &bound)| {
+            cumulative += count(slot);
             (bound as f64 / 1e6, cumulative)
         });
         let buckets: Vec<_> = buckets.collect();
-        let count = cumulative + self.buckets[BOUNDS_MICROS.len()].load(Relaxed);
-        HistogramSnapshot { buckets, count, sum_seconds: self.sum_micros.load(Relaxed) as f64 / 1e6 }
+        let sum_micros = counts.map_or(0, |counts| counts.sum_micros.load(Relaxed));
+        HistogramSnapshot {
+            buckets,
+            count: cumulative + count(BOUNDS_MICROS.len()),
+            sum_seconds: sum_micros as f64 / 1e6,
+        }
     }
 }
 
