@@ -108,7 +108,11 @@ async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, talks: UnboundedSender<T
             Some(order) = ordered.recv() => match order {
                 Order::GoAway(reason) => {
                     // What was said before is heard before.
-                    poll_fn(|cx| Poll::Ready(drop(connection.poll_accept(cx)))).await;
+                    poll_fn(|cx| {
+                        let _nobody = connection.poll_accept(cx);
+                        Poll::Ready(())
+                    })
+                    .await;
                     connection.abrupt_shutdown(reason);
                 }
                 Order::Freeze => pending().await,
